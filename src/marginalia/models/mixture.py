@@ -1,0 +1,128 @@
+"""Finite mixtures as plain NumPyro programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+from marginalia.errors import DataError, OptionError, compose
+from marginalia.models.ready import Ready
+
+NAME = "gaussian-mixture"
+
+
+def gaussian_mixture(y: Any, components: int = 2, *, columns: Sequence[str] = ()) -> Ready:
+    """A mixture of normal components for the data `y`, with priors on the scale of these data.
+
+    y[i] ~ sum over k of weights[k] Normal(mu[k], sd[k]), independent over columns within a component.
+
+    `y` is (N,) or (N, D). The sites are `weights` (K,), `mu` and `sd` (K,) or (K, D), `z` (N,) and `y`.
+    The priors are weights ~ Dirichlet(1, ..., 1), mu ~ Normal(mean, 2 s) and sd ~ LogNormal(m, 1) with
+    m = log(s / sqrt(K)), where mean and s are the mean and standard deviation of each column of `y`. They are
+    taken once, here: calling the program with other rows changes no prior. `columns` names the columns of `y`
+    and is only kept.
+
+    Raises DataError for data that cannot be used, OptionError for a number of components below 1.
+
+    >>> model = gaussian_mixture(np.array([1.0, 2.0, 9.0, 10.0]), components=2)
+    >>> model.model_options["center"], model.model_name
+    (5.5, 'gaussian-mixture')
+    """
+    values = _checked(y)
+    center, scale = values.mean(axis=0), values.std(axis=0)
+    flat = np.flatnonzero(np.atleast_1d(~(scale > 1e-12 * np.abs(center))))
+    if flat.size:
+        where = f"column {columns[flat[0]]!r}" if columns else f"column {flat[0] + 1} of y"
+        raise DataError(
+            compose(
+                "all values are the same, so they have no scale and no components",
+                where=where,
+                expected="at least two different values",
+                got=f"{len(values)} {'row' if len(values) == 1 else 'rows'}",
+            )
+        )
+    return from_options(
+        components=components, center=center.tolist(), scale=scale.tolist(), columns=list(columns)
+    )
+
+
+def from_options(
+    *,
+    components: int,
+    center: float | Sequence[float],
+    scale: float | Sequence[float],
+    columns: Sequence[str] = (),
+) -> Ready:
+    """Make the mixture of `gaussian_mixture` from its options instead of from data.
+
+    `center` and `scale` are numbers for data (N,), or have one number per column for data (N, D).
+    """
+    if isinstance(components, bool) or not isinstance(components, int) or components < 1:
+        raise OptionError(
+            compose(
+                "a mixture needs a number of components",
+                where="components",
+                expected="a whole number from 1",
+                got=repr(components),
+            )
+        )
+    K = components
+    location, spread = np.asarray(center, dtype=np.float64), np.asarray(scale, dtype=np.float64)
+    # 1/sqrt(K) is midway between components as wide as the data and K of them side by side, each 1/K as wide.
+    # A log-normal keeps sd away from 0, where a component would collapse on one row with an endless density.
+    log_sd = np.log(spread) - 0.5 * math.log(K)
+
+    def mixture_1d(y: Any = None, n: int = 1) -> None:
+        n = n if y is None else len(y)
+        weights = numpyro.sample("weights", dist.Dirichlet(np.ones(K)))
+        with numpyro.plate("component", K):
+            mu = numpyro.sample("mu", dist.Normal(location, 2.0 * spread))
+            sd = numpyro.sample("sd", dist.LogNormal(log_sd, 1.0))
+        with numpyro.plate("obs", n):
+            z = numpyro.sample("z", dist.Categorical(weights))
+            numpyro.sample("y", dist.Normal(mu[z], sd[z]), obs=y)
+
+    def mixture(y: Any = None, n: int = 1) -> None:
+        n = n if y is None else len(y)
+        weights = numpyro.sample("weights", dist.Dirichlet(np.ones(K)))
+        with numpyro.plate("component", K, dim=-2), numpyro.plate("dim", len(location), dim=-1):
+            mu = numpyro.sample("mu", dist.Normal(location, 2.0 * spread))
+            sd = numpyro.sample("sd", dist.LogNormal(log_sd, 1.0))
+        with numpyro.plate("obs", n):
+            z = numpyro.sample("z", dist.Categorical(weights))
+            numpyro.sample("y", dist.Normal(mu[z], sd[z]).to_event(1), obs=y)
+
+    options = {"components": K, "center": center, "scale": scale, "columns": list(columns)}
+    return Ready(NAME, options, mixture if location.ndim else mixture_1d)
+
+
+def _checked(y: Any) -> np.ndarray:
+    try:
+        values = np.asarray(y, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(compose("the data are not numbers", where="y", got=str(error))) from error
+    if values.ndim not in (1, 2) or values.size == 0:
+        raise DataError(
+            compose(
+                "the data have a wrong shape",
+                where="y",
+                expected="(rows,) or (rows, columns), with at least one row",
+                got=str(values.shape),
+            )
+        )
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        raise DataError(
+            compose(
+                "the data hold a value that is not a finite number",
+                where=f"y{bad[0].tolist()}",
+                got=str(values[tuple(bad[0])]),
+                remedy="remove the rows with such values, or correct them.",
+            )
+        )
+    return values
