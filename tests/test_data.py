@@ -109,9 +109,10 @@ BAD_CELLS = {
     "text": (
         "x,y\n1,2\n3,oops\n4,dear\n",
         "column 'y', row 2 (line 3 of t.csv)",
-        "the text 'oops', and 1 more such cell in",
+        "the text 'oops', and 1 more bad cell in",
     ),
     "empty": ("x,y\n1,2\n3,\n", "column 'y', row 2 (line 3 of t.csv)", "an empty cell"),
+    "empty_after_text": ("x,y\n1,no\n3,\n", "row 1 (line 2 of t.csv)", "the text 'no', and 1 more bad cell"),
     "nan": ("x,y\n1,NaN\n", "column 'y', row 1 (line 2 of t.csv)", "Got NaN"),
     "inf": ("x,y\n1,2\n1,-inf\n", "row 2 (line 3 of t.csv)", "Got -inf"),
     "overflow": ("x,y\n1,1e999\n", "row 1 (line 2 of t.csv)", "Got inf"),

@@ -41,10 +41,11 @@ def _numbers(table: Table, name: str) -> np.ndarray:
     column = _column(table, name)
     if table.text:
         column = pc.utf8_trim_whitespace(column)
-        _refuse_first(table, name, column, pc.equal(column, ""), "an empty cell", MISSING_REMEDY)
     else:
-        _refuse_first(table, name, column, pc.is_null(column), "a missing value", MISSING_REMEDY)
-        column = _of_number_type(table, name, column)
+        _check_type(table, name, column)
+        missing = np.flatnonzero(pc.is_null(column).to_numpy())
+        if missing.size:
+            raise _cell_error(table, name, int(missing[0]), "a missing value", missing.size, MISSING_REMEDY)
     try:
         values = pc.cast(column, pa.float64()).to_numpy()
     except pa.ArrowInvalid as error:
@@ -82,12 +83,12 @@ def _column_hint(table: Table, name: str) -> str:
     return ""
 
 
-def _of_number_type(table: Table, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _check_type(table: Table, name: str, column: pa.ChunkedArray) -> None:
     """Check the type that a frame or Parquet file gives; text is not a number even where it looks so."""
     kind = column.type
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     if numeric or pa.types.is_boolean(kind):
-        return column
+        return
     raise DataError(
         compose(
             "this column does not hold numbers",
@@ -111,21 +112,15 @@ def _bad_cell(table: Table, name: str, column: pa.ChunkedArray, error: pa.ArrowI
             )
         )
     cell = str(cells[bad[0]])
+    if not cell:
+        return _cell_error(table, name, bad[0], "an empty cell", len(bad), MISSING_REMEDY)
     remedy = "write a decimal point." if _is_number(cell.replace(",", ".")) else "correct or remove the cell."
     return _cell_error(table, name, bad[0], f"the text {shown(cell)}", len(bad), remedy)
 
 
-def _refuse_first(
-    table: Table, name: str, column: pa.ChunkedArray, bad: pa.ChunkedArray, got: str, remedy: str
-) -> None:
-    rows = np.flatnonzero(bad.to_numpy())
-    if rows.size:
-        raise _cell_error(table, name, int(rows[0]), got, rows.size, remedy)
-
-
 def _cell_error(table: Table, name: str, row: int, got: str, count: int, remedy: str) -> DataError:
     more = (
-        f", and {count - 1} more such {'cell' if count == 2 else 'cells'} in this column" if count > 1 else ""
+        f", and {count - 1} more bad {'cell' if count == 2 else 'cells'} in this column" if count > 1 else ""
     )
     return DataError(
         compose(

@@ -1,0 +1,310 @@
+"""The shell command: what it writes and says, and its exit status. Most tests use a stand-in for a fit."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import marginalia
+from marginalia.cli import main, say_unexpected
+from marginalia.errors import Refusal
+
+ROWS = "id,velocity,note\n7,1.50,a\n8,2.5,b\n9,9.0,\n"
+FILES = ["fit.nc", "membership.csv", "report.html"]
+
+
+class StandIn:
+    """As much of a Fit as the command uses."""
+
+    method = "nuts"
+    notes = ("Labels switched and were put right.",)
+
+    def __init__(self, status=(), interrupted=False, broken=()):
+        self.status, self.broken = status, broken
+        self.about = {"model_options": {"columns": ["velocity"]}}
+        starts = SimpleNamespace(sentence="61 of 64 starts reach this mode.")
+        self.result = SimpleNamespace(info={"interrupted": interrupted}, starts=starts)
+
+    def summary(self):
+        return pd.DataFrame({"mean": [1.23456], "ess_bulk": [812.3], "r_hat": [1.0009]}, index=["mu[0]"])
+
+    def membership(self, y=(1.5, 2.5, 9.0)):
+        p = np.array([[0.75, 0.25] if value < 5 else [0.0, 1.0] for value in y])
+        return {"z": xr.DataArray(p, dims=("obs", "component"), coords={"component": [0, 1]})}
+
+    def predict(self, *, random_seed=None):
+        y = np.random.default_rng(random_seed).normal(5.0, 1.0, size=(2, 500, 3))
+        return xr.Dataset({"y": (("chain", "draw", "obs"), y)})
+
+    def save(self, path):
+        Path(path).write_text("new fit")
+
+    def report(self, path):
+        Path(path).write_text("<html>half")
+        if "report" in self.broken:
+            raise OSError(28, "No space left on device", str(path))
+        Path(path).write_text("<html>whole</html>")
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(ROWS)
+    return path
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Let the command get a given stand-in; returns what `marginalia.fit` was asked for."""
+
+    def put(found):
+        asked = {}
+
+        def fit(marginal, **options):
+            asked.update(options)
+            return found
+
+        plan = SimpleNamespace(explain=lambda: "z: 2 values, summed out [independently]")
+        monkeypatch.setitem(vars(marginalia), "fit", fit)
+        monkeypatch.setitem(
+            vars(marginalia), "marginalize", lambda model, y: asked.update(model=model, y=y) or plan
+        )
+        monkeypatch.setitem(vars(marginalia), "load", lambda path: found)
+        return asked
+
+    return put
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command: (exit status, what it said on stdout, on stderr)."""
+
+    def run(*words):
+        with pytest.raises(SystemExit) as leaving:
+            main([str(word) for word in words])
+        said = capsys.readouterr()
+        return leaving.value.code, said.out, said.err
+
+    return run
+
+
+def fit_words(data, out, *more):
+    return ["fit", data, "--column", "velocity", "--out", out, "--seed", "4", "--no-cache", *more]
+
+
+def test_a_fit_says_its_plan_table_and_verdict_and_writes_three_files(run, stand_in, data, tmp_path):
+    asked = stand_in(StandIn())
+    status, said, _ = run(*fit_words(data, tmp_path / "out"))
+    assert status == 0
+    for words in [
+        "summed out [independently]",
+        "mu[0]  1.235       812  1.001",
+        "Converged: the chains agree",
+        "61 of 64 starts reach this mode.",
+        "Labels switched and were put right.",
+        "The seed was 4.",
+    ]:
+        assert words in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert asked["random_seed"] == 4
+    assert asked["method"] == "auto"
+    np.testing.assert_array_equal(asked["y"], [1.5, 2.5, 9.0])
+    assert asked["model"].model_options["columns"] == ["velocity"]
+
+
+def test_membership_keeps_the_table_and_adds_probabilities_and_labels(run, stand_in, data, tmp_path):
+    stand_in(StandIn())
+    run(*fit_words(data, tmp_path / "out"))
+    assert (tmp_path / "out" / "membership.csv").read_text() == (
+        "row,id,velocity,note,z_0,z_1,z\n"
+        "1,7,1.50,a,0.750000,0.250000,0\n"
+        "2,8,2.5,b,0.750000,0.250000,0\n"
+        "3,9,9.0,,0.000000,1.000000,1\n"
+    )
+
+
+def test_a_column_of_the_tables_own_is_never_hidden(run, stand_in, tmp_path):
+    stand_in(StandIn())
+    path = tmp_path / "t.csv"
+    path.write_text("row,z,velocity\n5,p,1.5\n6,q,2.5\n7,r,9\n")
+    run(*fit_words(path, tmp_path / "out"))
+    with (tmp_path / "out" / "membership.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert first["row"] == "5"
+    assert first["z"] == "p"
+    assert (first["row_"], first["z_"], first["z_0"]) == ("1", "0", "0.750000")
+
+
+def test_findings_are_said_and_give_status_3_with_the_results_written(run, stand_in, data, tmp_path):
+    stand_in(StandIn(status=("R-hat of mu[0] is 1.83: run longer.",)))
+    status, said, _ = run(*fit_words(data, tmp_path / "out"))
+    assert status == 3
+    assert "Not to be trusted yet:\n  - R-hat of mu[0] is 1.83: run longer." in said
+    assert "Converged" not in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+
+
+def test_an_interrupted_fit_is_kept_and_gives_status_130(run, stand_in, data, tmp_path):
+    stand_in(StandIn(status=("Interrupted: 3 of 10 draws.",), interrupted=True))
+    status, said, _ = run(*fit_words(data, tmp_path / "out"))
+    assert status == 130
+    assert "Interrupted: 3 of 10 draws." in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+
+
+def test_ctrl_c_before_there_is_anything_gives_status_130_without_a_traceback(
+    run, stand_in, data, tmp_path, monkeypatch
+):
+    stand_in(StandIn())
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(vars(marginalia), "fit", stopped)
+    status, _, complaint = run(*fit_words(data, tmp_path / "out"))
+    assert status == 130
+    assert "Traceback" not in complaint
+
+
+def test_a_folder_never_holds_the_results_of_two_runs(run, stand_in, data, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in [*FILES, "mine.txt"]:
+        (out / name).write_text("old")
+    stand_in(StandIn(broken=["report"]))
+    status, _, complaint = run(*fit_words(data, out))
+    assert status == 1
+    assert "No space left on device. Remedy:" in complaint
+    assert sorted(path.name for path in out.iterdir()) == ["fit.nc", "membership.csv", "mine.txt"]
+    assert (out / "fit.nc").read_text() == "new fit"
+    assert (out / "mine.txt").read_text() == "old"
+
+
+def test_sampler_options_are_passed_on_as_nuts(run, stand_in, data, tmp_path):
+    asked = stand_in(StandIn())
+    run(*fit_words(data, tmp_path / "out", "--draws", 7, "--chains", 3))
+    assert asked["method"] == marginalia.NUTS(draws=7, chains=3)
+
+
+BAD_WORDS = {
+    "no_file": (["fit", "{dir}/none.csv"], "none.csv: there is no such file"),
+    "no_column": (["fit", "{data}", "-c", "velo"], "Remedy: did you mean 'velocity'?"),
+    "text_column": (
+        ["fit", "{data}", "-c", "note"],
+        "column 'note', row 1 (line 2 of t.csv): this cell is not",
+    ),
+    "constant": (["fit", "{dir}/same.csv"], "column 'x': all values are the same"),
+    "few_rows": (
+        ["fit", "{data}", "-c", "velocity", "-k", "4"],
+        "Expected at least 4 rows for 4 components. Got 3.",
+    ),
+    "no_numbers": (["fit", "{dir}/words.csv"], "no column of this table looks like numbers"),
+    "out_is_a_file": (["fit", "{data}", "-c", "velocity", "--out", "{data}"], "there is a file of that name"),
+    "map_draws": (["fit", "{data}", "-c", "velocity", "--method", "map", "--draws", "5"], "draws nothing"),
+    "zero_components": (["fit", "{data}", "-k", "0"], "greater than or equal to 1"),
+    "unknown_method": (["fit", "{data}", "--method", "magic"], "'--method'"),
+    "unknown_option": (["fit", "{data}", "--colum", "velocity"], "--colum"),
+    "classify_out_is_a_folder": (["classify", "{data}", "{data}", "--out", "{dir}"], "this is a folder"),
+    "report_nowhere": (["report", "{data}", "--out", "{dir}/no/r.html"], "there is no such folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WORDS)
+def test_bad_input_is_one_sentence_and_status_2(case, run, data, tmp_path):
+    (tmp_path / "same.csv").write_text("x\n1\n1\n1\n")
+    (tmp_path / "words.csv").write_text("x\na\nb\n")
+    words, complaint = BAD_WORDS[case]
+    status, said, err = run(*(word.format(dir=tmp_path, data=data) for word in words))
+    assert status == 2
+    assert complaint in err
+    assert said == ""
+    assert "Traceback" not in err
+
+
+def test_a_refusal_is_status_2(run, stand_in, data, tmp_path, monkeypatch):
+    stand_in(StandIn())
+
+    def refuse(model, y):
+        raise Refusal("z has 2^82 states")
+
+    monkeypatch.setitem(vars(marginalia), "marginalize", refuse)
+    status, _, complaint = run(*fit_words(data, tmp_path / "out"))
+    assert (status, complaint) == (2, "Error: z has 2^82 states\n")
+
+
+def test_an_unexpected_error_is_one_sentence_unless_debug_is_asked(
+    run, stand_in, data, tmp_path, monkeypatch, capsys
+):
+    say_unexpected(ZeroDivisionError, ZeroDivisionError("division by zero\nand more"), None)
+    assert capsys.readouterr().err == (
+        "Error: an unexpected error, ZeroDivisionError: division by zero. "
+        "Run with --debug for the traceback.\n"
+    )
+    with pytest.raises(marginalia.DataError):
+        main(["fit", str(tmp_path / "none.csv"), "--debug"])
+
+
+def test_classify_prints_or_writes_the_labels_of_new_rows(run, stand_in, data, tmp_path):
+    stand_in(StandIn())
+    new = tmp_path / "new.csv"
+    new.write_text("velocity\n100\n0\n")
+    expected = "row,velocity,z_0,z_1,z\n1,100,0.000000,1.000000,1\n2,0,0.750000,0.250000,0\n"
+    status, said, _ = run("classify", "fit.nc", new, "--no-cache")
+    assert (status, said) == (0, expected)
+    status, said, _ = run("classify", "fit.nc", new, "--out", tmp_path / "labels.csv", "--no-cache")
+    assert status == 0
+    assert (tmp_path / "labels.csv").read_text() == expected
+
+
+def test_predict_summarises_each_row_or_writes_all_draws(run, stand_in, tmp_path):
+    stand_in(StandIn())
+    status, said, _ = run("predict", "fit.nc", "--seed", 1, "--no-cache")
+    rows = list(csv.DictReader(said.splitlines()))
+    y = StandIn().predict(random_seed=1)["y"].values.reshape(1000, 3)
+    assert status == 0
+    assert [row["row"] for row in rows] == ["1", "2", "3"]
+    np.testing.assert_allclose([float(row["velocity_mean"]) for row in rows], y.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        [float(row["velocity_high"]) for row in rows], np.quantile(y, 0.945, axis=0), rtol=1e-5
+    )
+    status, _, _ = run("predict", "fit.nc", "--seed", 1, "--out", tmp_path / "draws.nc", "--no-cache")
+    assert status == 0
+    with xr.open_dataset(tmp_path / "draws.nc", engine="h5netcdf") as written:
+        np.testing.assert_array_equal(written["y"].values, y.reshape(2, 500, 3))
+
+
+def test_help_and_version_load_no_jax():
+    code = (
+        "import sys\nfrom marginalia.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit as leaving: status = leaving.code\n"
+        "assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules, 'slow'\nsys.exit(status)"
+    )
+    for words, expected, status in [
+        (["--version"], f"marginalia {marginalia.__version__}", 0),
+        (["fit", "--help"], "--components", 0),
+        (["fit", "none.csv"], "", 2),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, done.stderr
+        assert expected in done.stdout
+
+
+def test_public_functions_keep_their_names_beside_modules_of_the_same_name():
+    import marginalia.fit
+    import marginalia.marginalize
+
+    assert callable(marginalia.fit)
+    assert callable(marginalia.marginalize)
+    assert all(getattr(marginalia, name) is not None for name in marginalia.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        marginalia.fitt  # noqa: B018
