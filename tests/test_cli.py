@@ -308,3 +308,54 @@ def test_public_functions_keep_their_names_beside_modules_of_the_same_name():
     assert all(getattr(marginalia, name) is not None for name in marginalia.__all__)
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
         marginalia.fitt  # noqa: B018
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A real, short fit of two far groups: the folder of its results, its data, its status and its words."""
+    folder = tmp_path_factory.mktemp("real")
+    y = np.concatenate([np.linspace(-1, 1, 12), np.linspace(9, 11, 6)])
+    (folder / "t.csv").write_text("name,x\n" + "".join(f"r{i},{v:.4f}\n" for i, v in enumerate(y)))
+    words = [*fit_words(folder / "t.csv", folder / "out"), "--chains", "2", "--draws", "100", "--tune", "200"]
+    words[words.index("velocity")] = "x"
+    command = [sys.executable, "-m", "marginalia", *map(str, words), "--no-progress"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return SimpleNamespace(
+        folder=folder, status=done.returncode, said=done.stdout, complaint=done.stderr, y=y
+    )
+
+
+def test_a_real_fit_labels_two_far_groups(real):
+    assert real.status in (0, 3), real.complaint
+    assert real.complaint == ""
+    assert (real.status == 3) == ("Not to be trusted yet" in real.said)
+    with (real.folder / "out" / "membership.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [f"r{i}" for i in range(18)]
+    assert [row["z"] for row in rows] == ["0"] * 12 + ["1"] * 6
+    for row in rows:
+        assert float(row["z_0"]) + float(row["z_1"]) == pytest.approx(1.0, abs=2e-6)
+        assert float(row["z_" + row["z"]]) > 0.9
+    page = (real.folder / "out" / "report.html").read_text()
+    assert page.rstrip().endswith("</html>")
+    assert 'src="http' not in page
+
+
+def test_a_saved_fit_classifies_predicts_and_reports_again(real, run, tmp_path):
+    saved = real.folder / "out" / "fit.nc"
+    status, again, _ = run("classify", saved, real.folder / "t.csv", "--no-cache")
+    assert status == 0
+    assert again == (real.folder / "out" / "membership.csv").read_text()
+    new = tmp_path / "new.csv"
+    new.write_text("x\n10.5\n")
+    status, said, _ = run("classify", saved, new, "--no-cache")
+    assert next(csv.DictReader(said.splitlines()))["z"] == "1"
+    status, said, _ = run("predict", saved, "--seed", 3, "--no-cache")
+    rows = list(csv.DictReader(said.splitlines()))
+    assert status == 0
+    assert len(rows) == 18
+    # Every row is predicted as a new one: the mixture's mean, about that of the data (sd 4.7, 200 draws).
+    assert abs(np.mean([float(row["x_mean"]) for row in rows]) - real.y.mean()) < 1.5
+    status, _, _ = run("report", saved, "--out", tmp_path / "again.html", "--no-cache")
+    assert status == 0
+    assert (tmp_path / "again.html").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Run the README's first program as it stands, and write what it prints and draws into the README and docs/images."""
+"""Run the README's first program as it stands; write what it prints and draws into README and docs/images."""
 
 from __future__ import annotations
 
