@@ -26,7 +26,7 @@ def by_hand(y, new, weights, mu, sd, z):
     return (
         stats.dirichlet(np.ones(K)).logpdf(weights)
         + stats.norm(center, 2 * scale).logpdf(mu).sum()
-        + stats.lognorm(1.0, scale=scale / np.sqrt(K)).logpdf(sd).sum()
+        + stats.lognorm(0.75, scale=scale / K).logpdf(sd).sum()
         + np.log(weights[z]).sum()
         + stats.norm(mu[z], sd[z]).logpdf(new).sum()
     )

@@ -23,4 +23,4 @@ class Ready:
 
     @property
     def __name__(self) -> str:
-        return self.program.__name__
+        return self.model_name
