@@ -71,7 +71,7 @@ def from_options(
         )
     K = components
     location, spread = np.asarray(center, dtype=np.float64), np.asarray(scale, dtype=np.float64)
-    # s / K: components lie side by side rather than on one another; 95 % of the prior is within a factor of 4.3.
+    # s / K: components lie side by side rather than on one another; 95 % of the prior within a factor of 4.3.
     # A log-normal keeps sd away from 0, where a component would collapse on one row with an endless density.
     log_sd = np.log(spread / K)
 
