@@ -1,0 +1,164 @@
+"""Checks of arguments and observed values, told with the argument or site, the row and the remedy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from marginalia.errors import DataError, ModelError, compose
+
+
+def check_arguments(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with tables and series as arrays; text and mixed columns are refused with their row."""
+    if not callable(model):
+        raise ModelError(
+            compose(
+                "the model is not a function",
+                expected="a NumPyro program (a Python function with `numpyro.sample` statements)",
+                got=f"a {type(model).__name__}",
+                remedy="pass the function itself, not its result: `mg.fit(model, y)`.",
+            )
+        )
+    try:
+        bound = inspect.signature(model).bind(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, TypeError):
+            raise ModelError(
+                compose(
+                    f"the arguments do not fit the model: {error}",
+                    where=f"{getattr(model, '__name__', 'model')}{_signature(model)}",
+                    got=f"{len(args)} positional and {len(kwargs)} named arguments",
+                    remedy="pass the model's own arguments after the model.",
+                )
+            ) from error
+        names = [f"argument {i + 1}" for i in range(len(args))]
+    else:
+        names = list(bound.arguments)
+    names += [f"argument {i + 1}" for i in range(len(names), len(args))]
+    clean = tuple(_clean(value, names[i]) for i, value in enumerate(args))
+    return clean, {name: _clean(value, name) for name, value in kwargs.items()}
+
+
+def _signature(model: Callable[..., Any]) -> str:
+    try:
+        return str(inspect.signature(model))
+    except (TypeError, ValueError):
+        return "(...)"
+
+
+def _clean(value: Any, name: str) -> Any:
+    if hasattr(value, "to_numpy") and not isinstance(value, np.ndarray):
+        value = value.to_numpy()
+    if isinstance(value, list) and value and not isinstance(value[0], str):
+        try:
+            as_array = np.asarray(value)
+        except ValueError:
+            as_array = np.asarray(value, dtype=object)
+        if as_array.dtype.kind in "OUS" and as_array.ndim == 1 and isinstance(value[0], int | float):
+            value = np.asarray(value, dtype=object)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OUS" and value.size:
+        return _numbers_from_objects(value, name)
+    return value
+
+
+def _numbers_from_objects(value: np.ndarray, name: str) -> np.ndarray:
+    """Objects that are all numbers become numbers; anything else is refused at its first row."""
+    flat = value.reshape(-1)
+    for i, item in enumerate(flat):
+        if isinstance(item, bool | int | float | np.number | np.bool_):
+            continue
+        row = int(np.unravel_index(i, value.shape)[0]) if value.ndim else 0
+        raise DataError(
+            compose(
+                "text or a missing entry in numeric data" if isinstance(item, str) or item is None
+                else "an entry that is not a number",
+                where=f"argument '{name}', row {row}",
+                expected="numbers",
+                got=repr(item),
+                remedy="convert the column to numbers first (missing values: drop the rows, or mask them with "
+                "`numpyro.handlers.mask` in the model).",
+            )
+        )
+    return value.astype(float)
+
+
+def check_observed(
+    name: str,
+    distribution: str,
+    value: np.ndarray | None,
+    mask: np.ndarray | None,
+    inside: np.ndarray | None,
+    event_dim: int,
+    support: str,
+) -> None:
+    """Refuse observed values that are missing, infinite or outside the distribution's support."""
+    if value is None:
+        return
+    value = np.asarray(value)
+    bad = np.isnan(value) if value.dtype.kind == "f" else np.zeros(value.shape, bool)
+    infinite = np.isinf(value) if value.dtype.kind == "f" else np.zeros(value.shape, bool)
+    _refuse_first(name, bad, mask, value, event_dim, "a missing value (NaN)",
+                  "drop the row, or keep it and mask it: `with numpyro.handlers.mask(mask=~jnp.isnan(y)):` around the "
+                  "site (with `jnp.nan_to_num(y)` as data).", "numbers")
+    _refuse_first(name, infinite, mask, value, event_dim, "an infinite value",
+                  "remove the row or repair the value.", "finite numbers")
+    if inside is None:
+        return
+    _refuse_first(name, ~np.asarray(inside, bool), mask, value, event_dim,
+                  f"a value outside the support of {distribution}",
+                  "correct the value, or choose a distribution whose support contains it.", _in_words(support))
+
+
+def _in_words(support: str) -> str:
+    words = {
+        "Positive": "positive numbers",
+        "Nonnegative": "numbers of at least 0",
+        "Boolean": "0 or 1",
+        "IntegerNonnegative": "whole numbers 0, 1, 2, ...",
+        "UnitInterval": "numbers between 0 and 1",
+        "Simplex": "nonnegative numbers that sum to 1",
+        "Real": "finite numbers",
+    }
+    head = support.split("(")[0].strip("<>")
+    return words.get(head, f"values inside {support}")
+
+
+def _refuse_first(
+    name: str,
+    bad: np.ndarray,
+    mask: np.ndarray | None,
+    value: np.ndarray,
+    event_dim: int,
+    what: str,
+    remedy: str,
+    expected: str,
+) -> None:
+    if not bad.any():
+        return
+    if mask is not None:
+        mask = np.asarray(mask, bool)
+        try:
+            bad = bad & np.broadcast_to(mask, bad.shape)
+        except ValueError:
+            bad = bad & mask.reshape(mask.shape + (1,) * (bad.ndim - mask.ndim))
+        if not bad.any():
+            return
+    position = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
+    row = position[0] if position else 0
+    at = f"row {row}" + (f", position {position[1:]}" if len(position) > 1 else "")
+    count = int(bad.sum())
+    got = repr(value[position].item()) if bad.shape == value.shape else repr(value[row].tolist())
+    raise DataError(
+        compose(
+            what,
+            where=f"site '{name}', {at} (counting from 0)",
+            expected=expected,
+            got=got + (f", and {count - 1} more such values" if count > 1 else ""),
+            remedy=remedy,
+        )
+    )

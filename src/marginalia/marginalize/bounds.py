@@ -1,0 +1,129 @@
+"""How large a table may become before the program is refused, and the words of the refusal."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from marginalia.errors import OptionError, Refusal, compose
+
+if TYPE_CHECKING:
+    from marginalia.marginalize.value import Lane
+
+
+@dataclass(frozen=True)
+class Limits:
+    """States of one clique, and numbers in one table."""
+
+    max_states: int = 2**20
+    max_numbers: int = 2**28
+
+
+@dataclass
+class Context:
+    """What the guards need to speak of the user's variables."""
+
+    limits: Limits = field(default_factory=Limits)
+    names: tuple[str, ...] = ()
+    offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    doing: str = ""
+
+
+_limits: contextvars.ContextVar[Limits] = contextvars.ContextVar("marginalia_limits", default=Limits())
+_context: contextvars.ContextVar[Context | None] = contextvars.ContextVar("marginalia_context", default=None)
+
+
+def current() -> Limits:
+    return _limits.get()
+
+
+@contextlib.contextmanager
+def limits(*, max_states: int | None = None, max_numbers: int | None = None) -> Iterator[Limits]:
+    """Allow larger (or smaller) tables while a model is marginalised.
+
+    `max_states` bounds the joint states of the discretes that one term reads together; `max_numbers` bounds the
+    numbers held in one table.
+
+    >>> with mg.limits(max_states=2**24):
+    ...     marginal = mg.marginalize(model, y)
+    """
+    for name, value in (("max_states", max_states), ("max_numbers", max_numbers)):
+        if value is not None and value < 1:
+            raise OptionError(compose(f"{name} is {value}", expected="a whole number of at least 1"))
+    old = _limits.get()
+    token = _limits.set(
+        Limits(
+            old.max_states if max_states is None else max_states,
+            old.max_numbers if max_numbers is None else max_numbers,
+        )
+    )
+    try:
+        yield _limits.get()
+    finally:
+        _limits.reset(token)
+
+
+@contextlib.contextmanager
+def speaking_of(context: Context) -> Iterator[Context]:
+    token = _context.set(context)
+    try:
+        yield context
+    finally:
+        _context.reset(token)
+
+
+def describe_variables(ids: np.ndarray, names: tuple[str, ...], offsets: np.ndarray, most: int = 6) -> str:
+    """Flat identities in the user's words: `z (all 60 elements)`, `z[3], z[4]`, `a, b`."""
+    ids = np.unique(np.asarray(ids).reshape(-1))
+    ids = ids[ids >= 0]
+    words: list[str] = []
+    for s, name in enumerate(names):
+        own = ids[(ids >= offsets[s]) & (ids < offsets[s + 1])] - offsets[s]
+        size = int(offsets[s + 1] - offsets[s])
+        if own.size == 0:
+            continue
+        if own.size == size:
+            words.append(f"'{name}'" if size == 1 else f"'{name}' (all {size} elements)")
+        elif own.size > 3:
+            words.append(f"'{name}' ({own.size} of {size} elements)")
+        else:
+            words.extend(f"'{name}'[{i}]" for i in own)
+    if len(words) > most:
+        words = [*words[:most], f"and {len(words) - most} more"]
+    return ", ".join(words)
+
+
+def refuse_wide(lanes: tuple[Lane, ...], states: int, numbers: int) -> None:
+    """Raise `Refusal` when one term would read too many discretes at once."""
+    bound = current()
+    if states <= bound.max_states and numbers <= bound.max_numbers:
+        return
+    context = _context.get()
+    read = np.concatenate([np.unique(lane.ids) for lane in lanes])
+    who = describe_variables(read, context.names, context.offsets) if context else f"{len(lanes)} discretes"
+    refuse_clique(who, states, numbers, where=context.doing if context else "")
+
+
+def refuse_clique(who: str, states: int, numbers: int, *, where: str = "") -> None:
+    """Raise the refusal that every strategy shares: the variables, the size, the limit, the remedy."""
+    bound = current()
+    over_states = states > bound.max_states
+    size = f"about {float(states):.3g} joint states" if states > 10**6 else f"{states} joint states"
+    numbers_text = f"a table of {float(numbers):.3g} numbers"
+    limit = f"max_states={bound.max_states}" if over_states else f"max_numbers={bound.max_numbers}"
+    raise Refusal(
+        compose(
+            f"the discretes {who} are read together and cannot be summed out one at a time",
+            where=where,
+            expected=f"at most {limit}",
+            got=f"{size} ({numbers_text})",
+            remedy="let each term read fewer discretes (index with z[i] or z instead of a sum, maximum or sort over "
+            "all of z), split the group into plates of independent groups, or raise the limit with "
+            "`mg.limits(max_states=...)` if the machine can hold it.",
+        )
+    )

@@ -1,0 +1,81 @@
+"""The plan in words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from marginalia.marginalize.kernel import Kernel
+
+
+def explain(kernel: Kernel) -> str:
+    """What is summed out, how, and what one evaluation costs."""
+    program, plan = kernel.program, kernel.plan
+    numbers = sum(math.prod(s.shape) for s in program.latents.values())
+    lines = [
+        f"Model {getattr(program.model, '__name__', 'model')}: "
+        f"{_count(len(program.latents), 'continuous latent')} ({_count(numbers, 'number')}), "
+        f"{_count(len(program.discretes), 'discrete')}, {_count(len(program.observed), 'observed site')}."
+    ]
+    if not program.discretes:
+        lines.append("Nothing is summed out: the model has no discrete latents.")
+        return "\n".join(lines)
+    lines.append("Summed out exactly:")
+    for i, (name, site) in enumerate(program.discretes.items()):
+        low, high = site.values[0], site.values[-1]
+        size = " x ".join(f"{n} {d}" for n, d in zip(site.shape, site.dims, strict=True)) or "one value"
+        lines.append(f"  {name}: {size}, {len(site.values)} states ({low} to {high}); {strategy(kernel, i)}")
+    rounds = _count(len(plan.rounds), "round")
+    cells = sum(math.prod(h) for h, f in zip(kernel.held, kernel.factors, strict=True) if f[2].lanes) + plan.numbers
+    lines.append(
+        f"One evaluation: {rounds} of elimination, at most {plan.largest_clique} joint states at a time, "
+        f"{cells:,} table entries ({_bytes(8 * cells)}), about {_flops(kernel):,} operations."
+    )
+    for unit in kernel.units:
+        count = math.prod(unit.shape)
+        lines.append(f"Log-likelihood per unit: {unit.name}, {_count(count, 'independent unit')}.")
+    return "\n".join(lines)
+
+
+def strategy(kernel: Kernel, site: int) -> str:
+    """How a site is summed out, read off the factor graph."""
+    graph = kernel.plan.graph
+    own = graph.component[graph.site == site]
+    members = np.bincount(graph.component, minlength=graph.n_components)
+    if (members[own] == 1).all():
+        return "independent elements, each summed on its own"
+    pairs = set()
+    degree = np.zeros(graph.n, int)
+    widest = 0
+    for batch in graph.batches:
+        widest = max(widest, len(batch.scope))
+        if len(batch.scope) == 2:
+            pairs.update(zip(*np.sort(batch.scope, axis=0).tolist(), strict=True))
+    for a, b in pairs:
+        degree[a] += 1
+        degree[b] += 1
+    largest = int(members[own].max())
+    if widest <= 2 and len(pairs) == int((members - 1).sum()):
+        shape = "a chain" if degree.max() <= 2 else "a tree"
+        return f"{shape} of up to {largest} discretes, summed from its leaves"
+    return f"a graph of up to {largest} discretes, summed in order of least cost"
+
+
+def _flops(kernel: Kernel) -> int:
+    return sum(4 * g.clique * g.count * max(len(g.pieces), 1) for r in kernel.plan.rounds for g in r)
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n:,} {word}" + ("" if n == 1 else "s")
+
+
+def _bytes(n: int) -> str:
+    size = float(n)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

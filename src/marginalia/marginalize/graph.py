@@ -1,0 +1,123 @@
+"""The factor graph: which elements of the discretes each element of each factor reads, pattern by pattern."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from marginalia.marginalize.value import Lane, full_ids
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """The static half of a factor: its shape and its lanes, without the table."""
+
+    shape: tuple[int, ...]
+    lanes: tuple[Lane, ...]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """How a batch's table is cut from a factor's: which elements, which lanes kept, merged or fixed."""
+
+    factor: int
+    elements: np.ndarray | None
+    """Flat positions of the factor's elements, None for all."""
+    pattern: tuple[int, ...]
+    """Per lane: itself, an earlier lane with the same identity (the diagonal), or -1 (reads nothing: state 0)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Elements that read equally many, distinct discretes: `scope[i, e]` is the i-th discrete of element e."""
+
+    scope: np.ndarray
+    source: Source | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """All discretes (flat identities), their number of states, and the batches of factors between them."""
+
+    sizes: np.ndarray
+    site: np.ndarray
+    names: tuple[str, ...]
+    offsets: np.ndarray
+    batches: tuple[Batch, ...]
+    component: np.ndarray
+    n_components: int
+
+    @property
+    def n(self) -> int:
+        return len(self.sizes)
+
+
+def build_graph(scopes: list[Scope], sizes: np.ndarray, site: np.ndarray, names: tuple[str, ...],
+                offsets: np.ndarray) -> Graph:
+    batches: list[Batch] = []
+    for i, scope in enumerate(scopes):
+        batches.extend(split_by_pattern(i, scope))
+    n = len(sizes)
+    rows, columns = [], []
+    for batch in batches:
+        for other in batch.scope[1:]:
+            rows.append(batch.scope[0])
+            columns.append(other)
+    if rows:
+        row, column = np.concatenate(rows), np.concatenate(columns)
+        links = coo_matrix((np.ones(len(row), np.int8), (row, column)), shape=(n, n))
+        count, label = connected_components(links, directed=False)
+    else:
+        count, label = n, np.arange(n)
+    return Graph(sizes, site, names, offsets, tuple(batches), label, int(count))
+
+
+def split_by_pattern(factor: int, scope: Scope) -> list[Batch]:
+    """Split a factor's elements by which of their lanes are empty or coincide; usually one batch holds all."""
+    ids = np.stack([full_ids(lane, scope.shape).reshape(-1) for lane in scope.lanes])
+    count = len(ids)
+    own = tuple(range(count))
+    clean = bool((ids >= 0).all()) and all(
+        not (ids[a] == ids[b]).any() for a in range(count) for b in range(a + 1, count)
+    )
+    if clean:
+        return [Batch(ids, Source(factor, None, own))]
+    pattern = np.tile(np.arange(count)[:, None], (1, ids.shape[1]))
+    for a in range(count - 1, -1, -1):
+        for b in range(a + 1, count):
+            pattern[b] = np.where(ids[a] == ids[b], a, pattern[b])
+    pattern[ids < 0] = -1
+    kinds, which = np.unique(pattern, axis=1, return_inverse=True)
+    which = which.reshape(-1)
+    batches = []
+    for k in range(kinds.shape[1]):
+        elements = np.flatnonzero(which == k)
+        kept = [i for i in range(count) if kinds[i, k] == i]
+        chosen = None if len(elements) == ids.shape[1] else elements
+        source = Source(factor, chosen, tuple(int(x) for x in kinds[:, k]))
+        batches.append(Batch(ids[kept][:, elements], source))
+    return batches
+
+
+def neighbours(batches: list[Batch], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """All ordered pairs (discrete, other discrete in some factor with it), each once, sorted."""
+    codes = []
+    for batch in batches:
+        count = len(batch.scope)
+        if count < 2:
+            continue
+        scope = batch.scope[:, batch.scope[0] >= 0].astype(np.int64)
+        codes.extend(scope[a] * n + scope[b] for a in range(count) for b in range(count) if a != b)
+    if not codes:
+        empty = np.zeros(0, np.int64)
+        return empty, empty
+    unique = np.unique(np.concatenate(codes))
+    return unique // n, unique % n

@@ -1,0 +1,264 @@
+"""The pure functions of a marginalised program, to be traced inside `precision.float64()`.
+
+All take constrained parameters and `data` (the arrays that the program closes over), so that nothing large is baked
+into a compiled program.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from marginalia.errors import Refusal, compose
+from marginalia.marginalize.eliminate import (
+    Eliminated,
+    Semiring,
+    constants_of,
+    eliminate,
+    go_back,
+    log_max,
+    log_sum,
+)
+from marginalia.marginalize.graph import Graph, Scope, build_graph
+from marginalia.marginalize.bounds import describe_variables
+from marginalia.marginalize.plan import Plan, make_plan
+from marginalia.marginalize.tabulate import Factor, States, tabulate
+from marginalia.marginalize.units import Unit, find_units
+from marginalia.marginalize.value import materialize
+from marginalia.program import Program
+
+
+class Kernel:
+    """Density, likelihood, memberships, draws and modes of one program, its discretes summed out."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.states = States.of(program)
+        self.data: tuple[Any, ...] = tuple(program.jaxpr.consts)
+        self._scan_structure()
+
+    def _scan_structure(self) -> None:
+        """Trace the factors once, abstractly, and decide how their discretes are summed out."""
+        program, states = self.program, self.states
+        found: list[Factor] = []
+
+        def run(params: dict[str, Any], data: tuple[Any, ...]) -> int:
+            found[:] = tabulate(program, states, params, data)
+            return 0
+
+        jax.eval_shape(run, self.abstract_params(), self.data)
+        self.factors: tuple[tuple[int, bool, Scope, np.ndarray], ...] = tuple(
+            (f.term, f.summed, Scope(f.value.shape, f.value.lanes), f.scale) for f in found
+        )
+        self.held = tuple(tuple(f.value.array.shape) for f in found)
+        scopes = [scope for _, _, scope, _ in self.factors if scope.lanes]
+        graph = build_graph(scopes, states.sizes, states.site, states.names, states.offsets)
+        self.plan: Plan = make_plan(graph)
+        self.component_scale = _component_scale(program, graph, [f for f in self.factors if f[2].lanes])
+        self.units: tuple[Unit, ...] = find_units(program, graph, self.factors)
+
+    def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {n: jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for n, s in self.program.latents.items()}
+
+    # ---- densities ------------------------------------------------------------------------------------------
+
+    def log_density(self, params: Mapping[str, Any], data: Any) -> Any:
+        """log p(observed, params), the discretes summed out; a scalar, no Jacobian."""
+        factors = tabulate(self.program, self.states, params, data)
+        total = sum((_total(f) for f in factors if not f.value.lanes), jnp.zeros(()))
+        tables = _tables(factors)
+        scales = [f.scale for f in factors if f.value.lanes]
+        for index, elements, values in constants_of(self.plan.graph, tables):
+            weight = _flat_scale(scales[index], tables[index][1], elements)
+            total = total + _weighted(values, weight, tables[index][1], elements)
+        log_z = eliminate(self.plan, tables).log_z
+        return total + jnp.sum(log_z if self.component_scale is None else _scaled(log_z, self.component_scale))
+
+    def log_likelihood(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
+        """Per independent unit after the sum: log p(unit | params), before any scale."""
+        factors = tabulate(self.program, self.states, params, data)
+        kinds = [self.program.terms[f.term].kind for f in factors]
+        laned = [(f, k) for f, k in zip(factors, kinds, strict=True) if f.value.lanes]
+        tables = _tables(factors)
+        log_z = eliminate(self.plan, tables).log_z
+        if any(kind == "latent" for _, kind in laned):
+            # The latents that hang on a discrete are given here: p(data, latents) / p(latents).
+            silent = [
+                (jnp.zeros_like(t), s) if kind in ("observed", "factor") else (t, s)
+                for (t, s), (_, kind) in zip(tables, laned, strict=True)
+            ]
+            log_z = log_z - eliminate(self.plan, silent).log_z
+        result = {}
+        for unit in self.units:
+            if unit.components is not None:
+                result[unit.name] = log_z[unit.components].reshape(unit.shape)
+            else:
+                own = [f for f in factors if f.term == unit.term]
+                values = sum(jnp.asarray(materialize(f.value).array) for f in own if not f.value.lanes and not f.summed)
+                result[unit.name] = jnp.broadcast_to(values, unit.shape)
+        return result
+
+    # ---- recovery -------------------------------------------------------------------------------------------
+
+    def _eliminate(self, params: Mapping[str, Any], data: Any, semiring: Semiring, unary: Any = None) -> Eliminated:
+        factors = tabulate(self.program, self.states, params, data)
+        return eliminate(self.plan, _tables(factors), semiring, unary)
+
+    def posterior(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
+        """{site: site shape + (K,)}: P(z = k | observed, params), the gradient of log Z."""
+        if not self.states.names:
+            return {}
+        widest = int(self.states.sizes.max())
+
+        def total(unary: Any) -> Any:
+            return jnp.sum(self._eliminate(params, data, log_sum, unary).log_z)
+
+        table = jax.grad(total)(jnp.zeros((len(self.states.sizes), widest)))
+        return self._by_site(table)
+
+    def _by_site(self, table: Any) -> dict[str, Any]:
+        result = {}
+        for i, (name, site) in enumerate(self.program.discretes.items()):
+            own = table[self.states.offsets[i] : self.states.offsets[i + 1], : len(site.values)]
+            result[name] = own.reshape((*site.shape, len(site.values)))
+        return result
+
+    def _values(self, states: Any) -> dict[str, Any]:
+        result = {}
+        for i, (name, site) in enumerate(self.program.discretes.items()):
+            own = states[self.states.offsets[i] : self.states.offsets[i + 1]]
+            result[name] = jnp.asarray(site.values)[own].reshape(site.shape)
+        return result
+
+    def sample(self, params: Mapping[str, Any], data: Any, key: Any) -> dict[str, Any]:
+        """A joint draw of all discretes given the observed and the parameters."""
+        eliminated = self._eliminate(params, data, log_sum)
+
+        def choose(table: Any, r: int, g: int) -> Any:
+            own = jax.random.fold_in(jax.random.fold_in(key, r), g)
+            return jax.random.categorical(own, table, axis=0)
+
+        return self._values(go_back(self.plan, eliminated, choose))
+
+    def mode(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
+        """The jointly most probable values of all discretes."""
+        eliminated = self._eliminate(params, data, log_max)
+        return self._values(go_back(self.plan, eliminated, lambda table, r, g: jnp.argmax(table, axis=0)))
+
+    def clamped(self, params: Mapping[str, Any], data: Any, unary: Any) -> Any:
+        """The log density with `unary` (discretes x states) added; -inf forbids a state. No scale is applied."""
+        factors = tabulate(self.program, self.states, params, data)
+        tables = _tables(factors)
+        total = sum((jnp.sum(materialize(f.value).array) for f in factors if not f.value.lanes), jnp.zeros(()))
+        for index, elements, values in constants_of(self.plan.graph, tables):
+            total = total + _weighted(values, None, tables[index][1], elements)
+        return total + jnp.sum(eliminate(self.plan, tables, log_sum, unary).log_z)
+
+    def site_densities(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
+        """{site: its best log-probability per element over the states of its discretes}, to find what is not finite."""
+        factors = tabulate(self.program, self.states, params, data)
+        result: dict[str, Any] = {}
+        for f in factors:
+            if f.summed:
+                continue
+            table = jnp.asarray(materialize(f.value).array)
+            lanes = len(f.value.lanes)
+            best = jnp.max(table, axis=tuple(range(lanes))) if lanes else table
+            result[self.program.terms[f.term].name] = best
+        return result
+
+    # ---- unconstrained space --------------------------------------------------------------------------------
+
+    def constrain(self, unconstrained: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Unconstrained reals to parameters, with log |det J|."""
+        return self.program.constrain(unconstrained)
+
+    def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return self.program.unconstrain(params)
+
+    def prior(self, key: Any) -> dict[str, Any]:
+        """One draw of the continuous latents from the prior."""
+        return self.program.prior(key)
+
+    @functools.cached_property
+    def unconstrained_shapes(self) -> dict[str, tuple[int, ...]]:
+        if self.program.fixed_supports:
+            return {
+                name: tuple(dist.biject_to(latent.support).inverse_shape(latent.shape))
+                for name, latent in self.program.latents.items()
+            }
+        found = jax.eval_shape(self.unconstrain, self.abstract_params())
+        return {name: tuple(x.shape) for name, x in found.items()}
+
+
+def _tables(factors: list[Factor]) -> list[tuple[Any, tuple[int, ...]]]:
+    return [(jnp.asarray(f.value.array), f.value.shape) for f in factors if f.value.lanes]
+
+
+def _total(factor: Factor) -> Any:
+    """The sum of a factor without discretes, scaled."""
+    array = jnp.asarray(materialize(factor.value).array)
+    if (factor.scale == 1.0).all():
+        return jnp.sum(array)
+    return jnp.sum(jnp.where(factor.scale == 0.0, 0.0, array * factor.scale))
+
+
+def _scaled(log_z: Any, scale: np.ndarray) -> Any:
+    return jnp.where(scale == 0.0, 0.0, log_z * scale)
+
+
+def _flat_scale(scale: np.ndarray, shape: tuple[int, ...], elements: np.ndarray | None) -> np.ndarray | None:
+    if (scale == 1.0).all():
+        return None
+    flat = np.broadcast_to(scale, shape).reshape(-1)
+    return flat if elements is None else flat[elements]
+
+
+def _weighted(values: Any, weight: np.ndarray | None, shape: tuple[int, ...], elements: np.ndarray | None) -> Any:
+    count = math.prod(shape) if elements is None else len(elements)
+    values = jnp.broadcast_to(values, (count,))
+    return jnp.sum(values if weight is None else _scaled(values, weight))
+
+
+def _component_scale(
+    program: Program, graph: Graph, factors: list[tuple[int, bool, Scope, np.ndarray]]
+) -> np.ndarray | None:
+    """One scale per connected component, applied after the sum; unequal ones under one sum are refused."""
+    if all((scale == 1.0).all() for *_, scale in factors):
+        return None
+    found = np.full(graph.n_components, np.nan)
+    setter = np.full(graph.n_components, -1)
+    for batch in graph.batches:
+        if batch.source is None or not len(batch.scope):
+            continue
+        term, _, scope, scale = factors[batch.source.factor]
+        flat = np.broadcast_to(scale, scope.shape).reshape(-1)
+        if batch.source.elements is not None:
+            flat = flat[batch.source.elements]
+        component = graph.component[batch.scope[0]]
+        new = np.isnan(found[component])
+        found[component[new]] = flat[new]
+        setter[component[new]] = term
+        unequal = found[component] != flat
+        if unequal.any():
+            first = int(np.argmax(unequal))
+            other = program.terms[setter[component[first]]].name
+            who = describe_variables(batch.scope[:, first], graph.names, graph.offsets)
+            raise Refusal(
+                compose(
+                    f"sites under one sum have different scales: '{program.terms[term].name}' has {flat[first]:g}, "
+                    f"'{other}' has {found[component[first]]:g}",
+                    where=f"discrete {who}",
+                    expected="one scale for a discrete and all that reads it, since the scale multiplies the log of "
+                    "their sum",
+                    remedy="put the discrete and its data under the same `numpyro.handlers.scale` or plate.",
+                )
+            )
+    return found

@@ -1,0 +1,178 @@
+"""`marginalize` and what it gives: a program whose discretes are summed out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from numpyro import handlers
+
+from marginalia.errors import ModelError, compose
+from marginalia.marginalize.explain import explain
+from marginalia.marginalize.kernel import Kernel
+from marginalia.precision import float64
+from marginalia.program import Program, read
+
+
+def marginalize(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Marginal:
+    """Sum the discretes of a NumPyro program out, exactly.
+
+    `args` and `kwargs` are the model's own (data included). Raises `Refusal` where the sum is not possible within
+    the limits (`mg.limits`), `DataError` and `ModelError` where data or program cannot be used.
+
+    >>> marginal = mg.marginalize(model, y)
+    >>> marginal.log_density({"w": [0.3, 0.7], "mu": [0.0, 5.0]})
+    >>> marginal.posterior({"w": [0.3, 0.7], "mu": [0.0, 5.0]})["z"]     # (rows, 2)
+    """
+    with float64():
+        return Marginal(read(model, args, kwargs))
+
+
+class Marginal:
+    """A program with its discretes summed out: density, memberships, draws and labels given parameters.
+
+    `params` always maps the continuous latents' site names to constrained values. Results are NumPy arrays in
+    float64, unless called inside a JAX transformation. Also a kernel of pure functions for inference (`kernel`).
+    """
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.kernel = Kernel(program)
+
+    def __repr__(self) -> str:
+        discretes = ", ".join(self.program.discretes) or "none"
+        return f"Marginal({getattr(self.program.model, '__name__', 'model')}: discretes summed out: {discretes})"
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def rebind(self, *args: Any, **kwargs: Any) -> Marginal:
+        """The same model on other data."""
+        return marginalize(self.program.model, *args, **kwargs)
+
+    @functools.cached_property
+    def _compiled(self) -> dict[str, Callable[..., Any]]:
+        verbs = ("log_density", "log_likelihood", "posterior", "sample", "mode", "site_densities")
+        return {verb: jax.jit(getattr(self.kernel, verb)) for verb in verbs}
+
+    def _call(self, verb: str, params: Mapping[str, Any], *extra: Any) -> Any:
+        with float64():
+            values = self._checked(params)
+            if any(isinstance(v, jax.core.Tracer) for v in values.values()):
+                return getattr(self.kernel, verb)(values, self.kernel.data, *extra)
+            result = self._compiled[verb](values, self.kernel.data, *extra)
+            return jax.tree.map(np.asarray, result)
+
+    def _checked(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        latents = self.program.latents
+        missing = [n for n in latents if n not in params]
+        unknown = [n for n in params if n not in latents]
+        if missing or unknown:
+            raise ModelError(
+                compose(
+                    "the parameters are not the model's continuous latents",
+                    expected=", ".join(latents) or "none (the model has no continuous latents)",
+                    got=", ".join(params) or "none",
+                    remedy=" and ".join(
+                        [f"add {', '.join(missing)}"] * bool(missing) + [f"drop {', '.join(unknown)}"] * bool(unknown)
+                    )
+                    + ".",
+                )
+            )
+        values = {}
+        for name, latent in latents.items():
+            value = jnp.asarray(params[name], float)
+            if value.shape != latent.shape:
+                raise ModelError(
+                    compose(
+                        "a parameter has the wrong shape",
+                        where=f"site '{name}'",
+                        expected=f"shape {latent.shape}",
+                        got=f"shape {value.shape}",
+                    )
+                )
+            values[name] = value
+        return values
+
+    def log_density(self, params: Mapping[str, Any]) -> Any:
+        """log p(observed, params) with the discretes summed out: a scalar, no Jacobian; differentiable."""
+        return self._call("log_density", params)
+
+    def log_likelihood(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """log p(unit | params) per independent unit, after the sum.
+
+        A unit is a row where rows are independent, and a group or sequence where they are not; several outcomes that
+        share a discrete are one unit, named after all of them (`"y1+y2"`).
+        """
+        return self._call("log_likelihood", params)
+
+    def posterior(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """P(z = k | observed, params): {site: site shape + (size of its support,)}."""
+        return self._call("posterior", params)
+
+    def sample(self, params: Mapping[str, Any], key: Any) -> dict[str, Any]:
+        """A joint draw of all discretes: {site: site shape}; `key` is a JAX key or an integer seed."""
+        if isinstance(key, int):
+            key = jax.random.key(key)
+        return self._call("sample", params, key)
+
+    def mode(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The jointly most probable values of all discretes: {site: site shape}."""
+        return self._call("mode", params)
+
+    def nonfinite(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Sites whose log-probability is not finite at `params` in every state, with the positions where."""
+        found = {}
+        for name, values in self._call("site_densities", params).items():
+            bad = np.argwhere(~np.isfinite(values))
+            if len(bad):
+                found[name] = bad
+        return found
+
+    def explain(self) -> str:
+        """The plan in words: each discrete, how it is summed, table sizes and cost of one evaluation."""
+        return explain(self.kernel)
+
+    @property
+    def model(self) -> Callable[[], None]:
+        """The marginal as a NumPyro program without discretes, for NumPyro's own MCMC, SVI and autoguides.
+
+        Takes no arguments: the data are those of `marginalize`.
+        """
+        program, kernel = self.program, self.kernel
+        names = set(program.latents)
+
+        def choose(site: dict[str, Any]) -> Any:
+            discrete = program.discretes.get(site["name"])
+            if site["type"] != "sample" or discrete is None:
+                return None
+            key = numpyro.prng_key()
+            if key is not None:
+                return site["fn"].sample(key)
+            return jnp.full(discrete.shape, discrete.values[0])
+
+        def marginal() -> None:
+            hidden = handlers.block(hide_fn=lambda s: s["type"] == "sample" and s["name"] not in names)
+            with hidden, handlers.trace() as sites, handlers.substitute(substitute_fn=choose):
+                program.model(*program.args, **program.kwargs)
+            params = {name: sites[name]["value"] for name in names}
+            own = sum(jnp.sum(_own_log_prob(sites[name])) for name in names)
+            with float64():
+                wide = {name: jnp.asarray(value, float) for name, value in params.items()}
+                density = kernel.log_density(wide, kernel.data)
+            numpyro.factor("marginalised", density.astype(jnp.result_type(float)) - own)
+
+        return marginal
+
+
+def _own_log_prob(site: dict[str, Any]) -> Any:
+    log_prob = site["fn"].log_prob(site["value"])
+    return log_prob if site["scale"] is None else log_prob * site["scale"]
+
+
+

@@ -1,0 +1,234 @@
+"""The elimination plan: in which rounds the discretes are summed out, decided once, from the graph alone.
+
+A round eliminates many discretes at once, no two of which share a factor. All those that look alike (same number of
+states, same number and sizes of neighbours) form a group and are handled by one array operation: the independent
+elements of a mixture are one group without neighbours; the rows under a group-level latent are one group whose
+message goes to their parent; a chain halves in every round. The cheapest discretes go first (weighted minimum degree),
+so trees cost no more than their tables, and a clique beyond the limit is refused before anything is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from marginalia.marginalize import bounds
+from marginalia.marginalize.graph import Batch, Graph, neighbours
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Part of a batch that goes into a group's table: element e is added at slot `slots[e]`."""
+
+    batch: int
+    elements: np.ndarray | None
+    axes: tuple[int, ...]
+    """Place of each of the batch's lanes among (the discrete, its neighbours in order)."""
+    slots: np.ndarray | None
+    """None when element e belongs to slot e."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Discretes eliminated by one array operation; `neighbours[j, s]` is the j-th neighbour of the s-th of them."""
+
+    variables: np.ndarray
+    states: int
+    neighbours: np.ndarray
+    neighbour_states: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    message: int | None
+    """Index of the batch that its message becomes, None at a root."""
+
+    @property
+    def count(self) -> int:
+        return len(self.variables)
+
+    @property
+    def clique(self) -> int:
+        """Joint states of one discrete and its neighbours."""
+        return self.states * math.prod(self.neighbour_states)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    graph: Graph
+    rounds: tuple[tuple[Group, ...], ...]
+    root_components: np.ndarray
+    """Component of each root, in the order in which the rounds meet them."""
+    ordered: bool = field(default=False)
+
+    @property
+    def largest_clique(self) -> int:
+        return max((g.clique for r in self.rounds for g in r), default=1)
+
+    @property
+    def numbers(self) -> int:
+        return sum(g.clique * g.count for r in self.rounds for g in r)
+
+
+def make_plan(graph: Graph) -> Plan:
+    """Decide the rounds. Raises `Refusal` when some clique exceeds the limits."""
+    live = {i: b for i, b in enumerate(graph.batches) if len(b.scope)}
+    next_batch = len(graph.batches)
+    remaining = np.ones(graph.n, bool)
+    rounds, roots = [], []
+    while remaining.any():
+        chosen, first, other = _choose(graph, list(live.values()), remaining)
+        groups = []
+        for variables, adjacent in _alike(graph, chosen, first, other):
+            shape = tuple(int(k) for k in graph.sizes[adjacent[:, 0]]) if len(adjacent) else ()
+            states = int(graph.sizes[variables[0]])
+            _guard(graph, variables, adjacent, states * math.prod(shape))
+            pieces = _pieces(graph, live, variables, adjacent)
+            message = None
+            if len(adjacent):
+                message = next_batch
+                next_batch += 1
+            else:
+                roots.append(graph.component[variables])
+            groups.append(Group(variables, states, adjacent, shape, pieces, message))
+        live = _without(live, chosen, graph.n)
+        for group in groups:
+            if group.message is not None:
+                live[group.message] = Batch(group.neighbours)
+        remaining[chosen] = False
+        rounds.append(tuple(groups))
+    found = np.concatenate(roots) if roots else np.zeros(0, int)
+    ordered = bool(np.array_equal(found, np.arange(len(found))))
+    return Plan(graph, tuple(rounds), found, ordered)
+
+
+def _choose(graph: Graph, batches: list[Batch], remaining: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The discretes of the next round, and all pairs of neighbours."""
+    first, other = neighbours(batches, graph.n)
+    log_size = np.log(graph.sizes)
+    cost = np.where(remaining, log_size, np.inf)
+    np.add.at(cost, first, log_size[other])
+    candidates = _candidates(cost, remaining, float(log_size.max()))
+    blocked = np.zeros(graph.n, bool)
+    both = candidates[first] & candidates[other]
+    contested = np.zeros(graph.n, bool)
+    contested[first[both]] = True
+    free = np.flatnonzero(candidates & ~contested)
+    chosen = [free]
+    if contested.any():
+        starts = np.searchsorted(first, np.arange(graph.n + 1))
+        picked = []
+        order = np.flatnonzero(contested)
+        for v in order[np.argsort(cost[order], kind="stable")]:
+            if not blocked[v]:
+                picked.append(v)
+                blocked[other[starts[v] : starts[v + 1]]] = True
+        chosen.append(np.asarray(sorted(picked)))
+    return np.concatenate(chosen).astype(np.int64), first, other
+
+
+def _candidates(cost: np.ndarray, remaining: np.ndarray, one_more: float) -> np.ndarray:
+    """The cheapest discretes; those one neighbour dearer join when the cheapest are few.
+
+    A chain has two cheap ends: without this it would be taken apart from the ends, one round per step.
+    """
+    cheapest = cost[remaining].min()
+    candidates = remaining & (cost <= cheapest + 1e-9)
+    if candidates.sum() * 4 < remaining.sum():
+        wider = remaining & (cost <= cheapest + one_more + 1e-9)
+        if wider.sum() * 2 >= remaining.sum():
+            return wider
+    return candidates
+
+
+def _alike(
+    graph: Graph, chosen: np.ndarray, first: np.ndarray, other: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Chosen discretes grouped by states, number of neighbours and their states."""
+    starts = np.searchsorted(first, chosen)
+    stops = np.searchsorted(first, chosen, side="right")
+    degree = stops - starts
+    groups = []
+    for m in np.unique(degree):
+        own = chosen[degree == m]
+        at = starts[degree == m]
+        adjacent = other[at[:, None] + np.arange(m)[None, :]] if m else np.zeros((len(own), 0), np.int64)
+        order = np.argsort(graph.sizes[adjacent] * graph.n + adjacent, axis=1)
+        adjacent = np.take_along_axis(adjacent, order, axis=1)
+        key = np.concatenate([graph.sizes[own][:, None], graph.sizes[adjacent]], axis=1)
+        if (key == key[0]).all():
+            groups.append((own, adjacent.T))
+            continue
+        _, which = np.unique(key, axis=0, return_inverse=True)
+        which = which.reshape(-1)
+        groups.extend((own[which == k], adjacent[which == k].T) for k in range(which.max() + 1))
+    return groups
+
+
+def _guard(graph: Graph, variables: np.ndarray, adjacent: np.ndarray, clique: int) -> None:
+    bound = bounds.current()
+    numbers = clique * len(variables)
+    if clique > bound.max_states or numbers > bound.max_numbers:
+        ids = np.concatenate([variables[:1], adjacent[:, 0]]) if len(adjacent) else variables
+        who = bounds.describe_variables(ids, graph.names, graph.offsets)
+        bounds.refuse_clique(who, clique, numbers)
+
+
+def _pieces(graph: Graph, live: dict[int, Batch], variables: np.ndarray, adjacent: np.ndarray) -> tuple[Piece, ...]:
+    slot_of = np.full(graph.n + 1, -1, np.int64)  # the last entry serves identity -1
+    slot_of[variables] = np.arange(len(variables))
+    pieces: list[Piece] = []
+    for index, batch in live.items():
+        for lane, scope in enumerate(batch.scope):
+            slots = slot_of[scope]
+            elements = np.flatnonzero(slots >= 0)
+            if not len(elements):
+                continue
+            slots = slots[elements]
+            places = np.zeros((len(batch.scope), len(elements)), np.int64)
+            for i, ids in enumerate(batch.scope):
+                if i != lane:
+                    places[i] = 1 + np.argmax(adjacent[:, slots] == ids[elements], axis=0)
+            pieces.extend(_by_places(index, batch, elements, slots, places, len(variables)))
+    return tuple(pieces)
+
+
+def _by_places(
+    index: int, batch: Batch, elements: np.ndarray, slots: np.ndarray, places: np.ndarray, count: int
+) -> list[Piece]:
+    if (places == places[:, :1]).all():
+        kinds, which = places[:, :1], np.zeros(len(elements), int)
+    else:
+        kinds, which = np.unique(places, axis=1, return_inverse=True)
+        which = which.reshape(-1)
+    pieces = []
+    total = batch.scope.shape[1]
+    for k in range(kinds.shape[1]):
+        own = elements[which == k]
+        at = slots[which == k]
+        aligned = len(at) == count and np.array_equal(at, np.arange(count))
+        pieces.append(
+            Piece(
+                index,
+                None if len(own) == total else own,
+                tuple(int(x) for x in kinds[:, k]),
+                None if aligned else at,
+            )
+        )
+    return pieces
+
+
+def _without(live: dict[int, Batch], chosen: np.ndarray, n: int) -> dict[int, Batch]:
+    """The batches with the elements dropped that read an eliminated discrete.
+
+    Positions must stay those of the batch's table, so a partly used batch keeps its length and is emptied by -1.
+    """
+    gone = np.zeros(n + 1, bool)
+    gone[chosen] = True
+    kept: dict[int, Batch] = {}
+    for index, batch in live.items():
+        used = gone[batch.scope].any(axis=0)
+        if not used.any():
+            kept[index] = batch
+        elif not used.all():
+            kept[index] = Batch(np.where(used[None, :], -1, batch.scope), batch.source)
+    return kept

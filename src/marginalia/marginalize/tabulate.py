@@ -1,0 +1,86 @@
+"""From a program to its factors: every term of the density as a table over the discretes that it reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+# The rules register themselves.
+from marginalia.marginalize import calls, indexing, structure  # noqa: F401
+from marginalia.marginalize.interpret import Sum, run
+from marginalia.marginalize.bounds import Context, current, speaking_of
+from marginalia.marginalize.value import Lane, Value, plain
+from marginalia.jaxpr.known import Lazy
+from marginalia.program import Program
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """One array of log-factors; `term` is the program's term that it comes from, `summed` whether it is one sum's
+    inside (its elements are then not the term's own)."""
+
+    term: int
+    value: Value
+    scale: np.ndarray
+    summed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """Flat identities of all elements of all discretes."""
+
+    names: tuple[str, ...]
+    offsets: np.ndarray
+    sizes: np.ndarray
+    site: np.ndarray
+
+    @staticmethod
+    def of(program: Program) -> States:
+        names = tuple(program.discretes)
+        counts = [math.prod(d.shape) for d in program.discretes.values()]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        supports = [len(d.values) for d in program.discretes.values()]
+        return States(
+            names,
+            offsets,
+            np.repeat(np.asarray(supports, np.int64), counts),
+            np.repeat(np.arange(len(names)), counts),
+        )
+
+
+def tabulate(program: Program, states: States, params: Mapping[str, Any], data: Sequence[Any]) -> list[Factor]:
+    """All factors of the program at the given parameters (tracers or arrays)."""
+    inputs: list[Value] = [plain(jnp.asarray(params[name])) for name in program.latents]
+    for i, discrete in enumerate(program.discretes.values()):
+        rank = len(discrete.shape)
+        ids = np.arange(states.offsets[i], states.offsets[i + 1], dtype=np.int32).reshape(discrete.shape)
+        array = np.asarray(discrete.values, jnp.result_type(int)).reshape((-1,) + (1,) * rank)
+        inputs.append(Value(array, discrete.shape, (Lane(ids, len(discrete.values)),)))
+    constants = [
+        Value(jnp.asarray(x), tuple(np.shape(x)), (), Lazy(lambda own=own: np.asarray(own)))
+        for x, own in zip(data, program.jaxpr.consts, strict=True)
+    ]
+    context = Context(current(), states.names, states.offsets, doing="the log-probability")
+    factors: list[Factor] = []
+    with speaking_of(context):
+        outputs = run(program.jaxpr.jaxpr, constants, inputs)
+        for i, (term, node) in enumerate(zip(program.terms, outputs, strict=True)):
+            scale = np.asarray(term.scale, float)
+            if not isinstance(node, Sum):
+                factors.append(Factor(i, node, _scale_like(scale, node.shape), summed=False))
+                continue
+            for value, axes in node.terms:
+                wide = np.broadcast_to(scale, node.shape)
+                for axis in sorted(axes):
+                    wide = np.expand_dims(wide, axis)
+                factors.append(Factor(i, value, wide, summed=bool(axes)))
+    return factors
+
+
+def _scale_like(scale: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return scale.reshape((1,) * (len(shape) - scale.ndim) + scale.shape)

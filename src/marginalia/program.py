@@ -1,0 +1,613 @@
+"""Read a NumPyro program once: its sites, and one jaxpr of the log-probability of every element of every site."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax.extend import core
+from numpyro import handlers
+from numpyro.distributions import constraints
+from numpyro.primitives import Messenger
+
+from marginalia.data_checks import check_arguments, check_observed
+from marginalia.errors import DataError, ModelError, Refusal, compose
+from marginalia.jaxpr.known import known_values
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named value of the program; `dims` names its axes after their plates."""
+
+    name: str
+    shape: tuple[int, ...]
+    dims: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Latent(Site):
+    """A continuous latent; `support` is its NumPyro constraint, None where it depends on other latents."""
+
+    support: Any = None
+
+
+@dataclass(frozen=True)
+class Discrete(Site):
+    """A discrete latent; `values` is its support."""
+
+    values: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+
+
+@dataclass(frozen=True)
+class Observed(Site):
+    """Data."""
+
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Term:
+    """One array of log-probabilities: a site's, before its scale."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    scale: np.ndarray | float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A NumPyro program, read: `jaxpr` maps latents and discretes (in order) to `terms` (in order)."""
+
+    model: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    latents: dict[str, Latent]
+    discretes: dict[str, Discrete]
+    observed: dict[str, Observed]
+    deterministics: dict[str, Site]
+    plates: dict[str, int]
+    terms: tuple[Term, ...]
+    jaxpr: core.ClosedJaxpr
+    fixed_supports: bool
+
+    def trace(self, values: Mapping[str, Any], key: Any = None) -> dict[str, dict[str, Any]]:
+        """Run the program with the given latents; the rest is drawn with `key`. For use inside a JAX function."""
+        return run_model(self.model, self.args, self.kwargs, values, key)
+
+    def constrain(self, unconstrained: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Unconstrained reals to the latents' supports, with the log absolute Jacobian determinant."""
+        params: dict[str, Any] = {}
+        total: Any = jnp.zeros(())
+
+        def one(name: str, support: Any) -> Any:
+            nonlocal total
+            transform = dist.biject_to(support)
+            x = unconstrained[name]
+            value = transform(x)
+            total = total + jnp.sum(transform.log_abs_det_jacobian(x, value))
+            params[name] = value
+            return value
+
+        self._visit_supports(one)
+        return params, total
+
+    def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of `constrain`."""
+        out: dict[str, Any] = {}
+
+        def one(name: str, support: Any) -> Any:
+            out[name] = dist.biject_to(support).inv(jnp.asarray(params[name], float))
+            return params[name]
+
+        self._visit_supports(one)
+        return out
+
+    def _visit_supports(self, visit: Callable[[str, Any], Any]) -> None:
+        if self.fixed_supports:
+            for name, latent in self.latents.items():
+                visit(name, latent.support)
+            return
+
+        def choose(site: dict[str, Any]) -> Any:
+            if site["type"] == "sample" and site["name"] in self.latents:
+                return visit(site["name"], site["fn"].support)
+            return None
+
+        with handlers.seed(rng_seed=0), handlers.substitute(substitute_fn=choose):
+            self.model(*self.args, **self.kwargs)
+
+    def prior(self, key: Any) -> dict[str, Any]:
+        """One draw of the latents from the prior; where a prior cannot be drawn from, near the middle of its support."""
+
+        def choose(site: dict[str, Any]) -> Any:
+            if site["type"] == "sample" and site["name"] in self.latents and isinstance(site["fn"], dist.ImproperUniform):
+                transform = dist.biject_to(site["fn"].support)
+                shape = transform.inverse_shape(site["fn"].shape())
+                return transform(jax.random.uniform(site["kwargs"]["rng_key"], shape, float, -2.0, 2.0))
+            return None
+
+        with handlers.trace() as sites, handlers.substitute(substitute_fn=choose), handlers.seed(rng_seed=key):
+            self.model(*self.args, **self.kwargs)
+        return {name: sites[name]["value"] for name in self.latents}
+
+
+class _Watch(Messenger):
+    """Remembers which value belongs to which site, so that an error can speak of sites."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, tuple[Any, Any]] = {}
+
+    def postprocess_message(self, message: dict[str, Any]) -> None:
+        if message["type"] == "sample":
+            self.values[message["name"]] = (message["value"], message["fn"])
+
+
+class _Placeholder(Messenger):
+    """Gives every latent a value of the right shape without drawing it."""
+
+    def process_message(self, message: dict[str, Any]) -> None:
+        if message["type"] != "sample" or message["value"] is not None or message["is_observed"]:
+            return
+        if message["kwargs"].get("sample_shape"):
+            return
+        fn = message["fn"]
+        dtype = jnp.result_type(int) if _is_discrete(fn) else jnp.result_type(float)
+        # A value that JAX does not know: what is computed from it is abstract, as it will be in the density.
+        message["value"] = jax.lax.optimization_barrier(jnp.ones(fn.shape(), dtype))
+
+
+def run_model(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], values: Mapping[str, Any], key: Any
+) -> dict[str, dict[str, Any]]:
+    """Run a program under trace with values put in, its failures told in the user's words."""
+    seed = handlers.seed(rng_seed=0 if key is None else key)
+    with handlers.trace() as sites, _reading(), seed, handlers.substitute(data=dict(values)):
+        model(*args, **kwargs)
+    return dict(sites)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    watch = _Watch()
+    try:
+        with watch:
+            yield
+    except jax.errors.ConcretizationTypeError as error:
+        raise _explain_python_use(error, watch) from error
+    except jax.errors.TracerArrayConversionError as error:
+        raise _explain_python_use(error, watch) from error
+    except jax.errors.TracerIntegerConversionError as error:
+        raise _explain_python_use(error, watch) from error
+    except AssertionError as error:
+        if "unique names" in str(error):
+            raise ModelError(
+                compose(str(error), remedy="give every sample statement a name of its own, f-strings help in loops.")
+            ) from error
+        raise
+
+
+_LIBRARIES = tuple(str(Path(m.__file__ or "").parent) for m in (jax, numpyro, np)) + (str(Path(__file__).parent),)
+
+
+def _user_frame(tb: TracebackType | None) -> tuple[str, int, str, dict[str, Any]] | None:
+    """The innermost frame of the user's own code: file, line, text, local variables."""
+    found = None
+    while tb is not None:
+        filename = tb.tb_frame.f_code.co_filename
+        if not filename.startswith(_LIBRARIES) and "contextlib" not in filename:
+            text = traceback.extract_tb(tb, limit=1)[0].line or ""
+            found = (filename, tb.tb_lineno, text, dict(tb.tb_frame.f_locals))
+        tb = tb.tb_next
+    return found
+
+
+def _explain_python_use(error: Exception, watch: _Watch) -> ModelError | Refusal:
+    frame = _user_frame(error.__traceback__)
+    if frame is None:
+        return ModelError(compose("the program needs the value of a latent while it is being read", got=str(error)))
+    filename, line, text, local = frame
+    where = f"{Path(filename).name}, line {line}"
+    named = [v for v in local if _mentions(text, v)]
+    sites = [
+        name
+        for name, (value, fn) in watch.values.items()
+        if _is_discrete(fn) and any(local[v] is value for v in named)
+    ]
+    maybe = [name for name, (_, fn) in watch.values.items() if _is_discrete(fn)]
+    if sites or (maybe and not any(value is local.get(v) for value, _ in watch.values.values() for v in named)):
+        who = ", ".join(f"'{s}'" for s in (sites or maybe))
+        return Refusal(
+            compose(
+                f"the discrete site {who} decides a Python `if`, a loop or an index that Python itself evaluates: `{text}`",
+                where=where,
+                expected="the same program for every state of a discrete, so that all states can be summed",
+                got="a decision that Python takes while the program is read",
+                remedy="write the choice as an array operation: `jnp.where(z == 0, a, b)`, an index `mu[z]`, or "
+                "`jax.lax.cond` / `jax.lax.switch`.",
+            )
+        )
+    return ModelError(
+        compose(
+            f"Python needs the value of something that has none yet while the program is read: `{text}`",
+            where=where,
+            got=str(error).splitlines()[0],
+            remedy="compute shapes and counts with NumPy from the data (`int(np.max(group)) + 1`), and choose between "
+            "values with `jnp.where`.",
+        )
+    )
+
+
+def _mentions(text: str, name: str) -> bool:
+    try:
+        code = compile(text.strip().rstrip(":") if not text.strip().startswith(("if", "while", "for")) else text.strip()
+                       + " pass", "<line>", "exec")
+    except SyntaxError:
+        return name in text
+    return name in code.co_names
+
+
+def peel(fn: Any) -> tuple[Any, Any]:
+    """A distribution without `.to_event`, `.mask`: its elements stay apart; the mask is given back."""
+    mask: Any = None
+    while True:
+        if isinstance(fn, dist.Independent):
+            fn = fn.base_dist
+        elif isinstance(fn, dist.MaskedDistribution):
+            own = fn._mask
+            mask = own if mask is None else (mask & own)
+            fn = fn.base_dist
+        elif isinstance(fn, dist.ExpandedDistribution) and isinstance(
+            fn.base_dist, dist.Independent | dist.MaskedDistribution
+        ):
+            inner, own = peel(fn.base_dist)
+            extra = fn.base_dist.event_dim - inner.event_dim
+            events = fn.base_dist.event_shape[: extra]
+            fn = inner.expand((*fn.batch_shape, *events))
+            mask = own if mask is None else (mask if own is None else mask & own)
+        else:
+            return fn, mask
+
+
+def _is_discrete(fn: Any) -> bool:
+    support = fn.support
+    return bool(getattr(support, "is_discrete", False)) and not isinstance(fn, dist.Unit | dist.Delta)
+
+
+def read(model: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Program:
+    """Read a NumPyro program. Call inside `precision.float64()`.
+
+    Raises `DataError` for unusable data, `ModelError` for a program that cannot be read, `Refusal` for a discrete
+    whose support cannot be listed.
+    """
+    kwargs = dict(kwargs or {})
+    args, kwargs = check_arguments(model, args, kwargs)
+    sites, tables = _survey(model, args, kwargs)
+    latents, discretes = {}, {}
+    fixed = True
+    for name, site in sites.items():
+        if site["kind"] == "latent":
+            support = tables.support(name)
+            fixed = fixed and support is not None
+            latents[name] = Latent(name, site["shape"], site["dims"], support)
+        elif site["kind"] == "discrete":
+            discretes[name] = Discrete(name, site["shape"], site["dims"], tables.values(name))
+    observed = {}
+    for name, site in sites.items():
+        if site["kind"] == "observed":
+            value = tables.known(("value", name))
+            observed[name] = Observed(name, site["shape"], site["dims"], value)
+            check_observed(
+                name,
+                site["fn_name"],
+                value,
+                tables.known(("mask", name)),
+                tables.known(("inside", name)),
+                site["event_dim"],
+                site["support_text"],
+            )
+    jaxpr, terms = _density(model, args, kwargs, latents, discretes, tables)
+    deterministics = {n: Site(n, s["shape"], s["dims"]) for n, s in sites.items() if s["kind"] == "deterministic"}
+    plates = {n: s["size"] for n, s in sites.items() if s["kind"] == "plate"}
+    return Program(
+        model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed
+    )
+
+
+class _Survey:
+    """What the first pass found, evaluated where it involves no latent."""
+
+    def __init__(self, closed: core.ClosedJaxpr, places: dict[tuple[str, ...], Any], supports: dict[str, Any]):
+        self._closed = closed
+        self._places = places
+        self._supports = supports
+        self._known: list[Any] | None = None
+
+    def _evaluate(self) -> list[Any]:
+        if self._known is None:
+            self._known = known_values(self._closed)
+        return self._known
+
+    def known(self, place: tuple[str, ...]) -> np.ndarray | None:
+        """A value the survey put out, None where it is not there or depends on a latent."""
+        index = self._places.get(place)
+        if index is None:
+            return None
+        if not isinstance(index, int):
+            return np.asarray(index[0])
+        value = self._evaluate()[index]
+        return None if value is None else value.get()
+
+    def support(self, name: str) -> Any:
+        """The constraint with its bounds as numbers, or None where they depend on other latents."""
+        leaves, structure = self._supports[name]
+        found = []
+        for i, leaf in enumerate(leaves):
+            value = self.known(("bound", name, str(i)))
+            if value is None:
+                return None
+            found.append(value if isinstance(leaf, jax.core.Tracer) else leaf)
+        return jax.tree.unflatten(structure, found)
+
+    def values(self, name: str) -> np.ndarray:
+        low, high = self.known(("low", name)), self.known(("high", name))
+        if low is None or high is None:
+            raise Refusal(
+                compose(
+                    "the support of this discrete depends on another latent",
+                    where=f"site '{name}'",
+                    expected="bounds that are known before the run, such as `dist.Binomial(10, p)`",
+                    got="bounds computed from a latent",
+                    remedy="give the largest possible bound as a number and let the probabilities beyond the latent "
+                    "bound be zero, for example with `numpyro.factor('bound', jnp.where(x <= n, 0., -jnp.inf))`.",
+                )
+            )
+        return np.arange(int(np.min(low)), int(np.max(high)) + 1)
+
+
+def _survey(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], _Survey]:
+    """First pass: which sites there are, with what shapes, supports, data and masks."""
+    sites: dict[str, dict[str, Any]] = {}
+    outputs: list[Any] = []
+    places: dict[tuple[str, ...], Any] = {}
+    supports: dict[str, Any] = {}
+
+    def put(place: tuple[str, ...], value: Any) -> None:
+        if isinstance(value, jax.core.Tracer):
+            places[place] = len(outputs)
+            outputs.append(value)
+        else:
+            places[place] = (np.asarray(value),)
+
+    def run() -> list[Any]:
+        with handlers.trace() as trace, _reading(), handlers.seed(rng_seed=0), _Placeholder():
+            model(*args, **kwargs)
+        for name, site in trace.items():
+            _survey_site(name, site, sites, put, supports)
+        return outputs
+
+    closed = jax.make_jaxpr(run)()
+    if not any(s["kind"] in ("observed", "factor", "latent", "discrete") for s in sites.values()):
+        raise ModelError(
+            compose(
+                "the program has no sample statement",
+                where=getattr(model, "__name__", "model"),
+                expected="a NumPyro program with latents and data",
+                remedy="check that the function you passed is the model and calls `numpyro.sample`.",
+            )
+        )
+    return sites, _Survey(closed, places, supports)
+
+
+def _survey_site(
+    name: str, site: dict[str, Any], sites: dict[str, dict[str, Any]], put: Callable[..., None], supports: dict[str, Any]
+) -> None:
+    kind = site["type"]
+    if kind == "plate":
+        size, subsample = site["args"]
+        if subsample is not None and subsample != size:
+            raise Refusal(
+                compose(
+                    f"a plate that draws {subsample} of its {size} rows anew is for mini-batches, which are not "
+                    "supported yet",
+                    where=f"plate '{name}'",
+                    remedy="leave `subsample_size` out: all rows are used, at the cost of one table per distinct state.",
+                )
+            )
+        sites[name] = {"kind": "plate", "size": size}
+        return
+    if kind == "deterministic":
+        shape = tuple(np.shape(site["value"]))
+        sites[name] = {"kind": "deterministic", "shape": shape, "dims": _dims(name, site, shape, 0)}
+        return
+    if kind == "param":
+        raise ModelError(
+            compose(
+                "`numpyro.param` has no prior, so there is no posterior for it",
+                where=f"site '{name}'",
+                remedy="use `numpyro.sample` with a prior (`dist.ImproperUniform` for a flat one).",
+            )
+        )
+    if kind != "sample":
+        return
+    fn = site["fn"]
+    if isinstance(fn, dist.Unit):
+        sites[name] = {"kind": "factor"}
+        return
+    shape = tuple(np.shape(site["value"]))
+    event_dim = fn.event_dim
+    common = {"shape": shape, "dims": _dims(name, site, shape, event_dim), "event_dim": event_dim}
+    base, mask = peel(fn)
+    if site["is_observed"]:
+        _check_shape(name, fn, shape)
+        sites[name] = {
+            "kind": "observed",
+            "fn_name": type(base).__name__,
+            "support_text": str(base.support),
+            **common,
+        }
+        put(("value", name), site["value"])
+        if mask is not None:
+            put(("mask", name), mask)
+        put(("inside", name), base.support(jnp.asarray(site["value"])))
+        return
+    if not _is_discrete(fn):
+        sites[name] = {"kind": "latent", **common}
+        leaves, structure = jax.tree.flatten(fn.support)
+        supports[name] = (leaves, structure)
+        for i, leaf in enumerate(leaves):
+            put(("bound", name, str(i)), leaf)
+        return
+    sites[name] = {"kind": "discrete", **common}
+    _put_bounds(name, base, put)
+
+
+def _put_bounds(name: str, base: Any, put: Callable[..., None]) -> None:
+    support = base.support
+    if base.event_shape:
+        raise Refusal(
+            compose(
+                f"a latent {type(base).__name__} is a vector, which is not supported as a discrete",
+                where=f"site '{name}'",
+                expected="a discrete whose elements are whole numbers",
+                remedy="sample `dist.Categorical` and use `jax.nn.one_hot(z, K)` where the vector is needed.",
+            )
+        )
+    if support is constraints.boolean or type(support) is type(constraints.boolean):
+        put(("low", name), 0)
+        put(("high", name), 1)
+    elif hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
+        put(("low", name), support.lower_bound)
+        put(("high", name), support.upper_bound)
+    else:
+        raise Refusal(
+            compose(
+                f"a latent {type(base).__name__} has infinitely many states",
+                where=f"site '{name}'",
+                expected="a discrete with a finite support (Categorical, Bernoulli, Binomial, DiscreteUniform, ...)",
+                got=str(support),
+                remedy="cut it where the lost mass does not matter: `dist.Categorical(logits=dist."
+                f"{type(base).__name__}(...).log_prob(jnp.arange(K)))` with K large enough.",
+            )
+        )
+
+
+def _check_shape(name: str, fn: Any, shape: tuple[int, ...]) -> None:
+    if math.prod(shape) == 0:
+        raise DataError(
+            compose(
+                "the data have no rows",
+                where=f"site '{name}'",
+                expected="at least one observation",
+                got=f"an array of shape {shape}",
+                remedy="check how the table was filtered.",
+            )
+        )
+    event = fn.event_shape
+    own = shape[: len(shape) - len(event)] if len(shape) >= len(event) else None
+    try:
+        fits = own is not None and shape[len(own) :] == event
+        joint = np.broadcast_shapes(own, fn.batch_shape) if fits and own is not None else None
+    except ValueError:
+        joint = None
+    if joint is None or (own and joint != own and math.prod(joint) != math.prod(own)):
+        raise DataError(
+            compose(
+                "the data do not have the shape that the distribution gives",
+                where=f"site '{name}'",
+                expected=f"shape {tuple(fn.batch_shape) + tuple(event)}",
+                got=f"shape {shape}"
+                + ("" if joint is None else f", which would broadcast to {joint} and count every observation "
+                                            f"{math.prod(joint) // max(math.prod(own or ()), 1)} times"),
+                remedy="compare the length of the data with the plates and with the arrays that index them; "
+                "`mu[:, None]` and a missing `.to_event(1)` are the usual causes.",
+            )
+        )
+
+
+def _dims(name: str, site: dict[str, Any], shape: tuple[int, ...], event_dim: int) -> tuple[str, ...]:
+    dims = [f"{name}_dim_{i}" for i in range(len(shape))]
+    batch = len(shape) - event_dim
+    for frame in site.get("cond_indep_stack", ()):
+        place = batch + frame.dim
+        if 0 <= place < batch and shape[place] == frame.size and frame.name not in dims:
+            dims[place] = frame.name
+    return tuple(dims)
+
+
+def _density(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    latents: dict[str, Latent],
+    discretes: dict[str, Discrete],
+    survey: _Survey,
+) -> tuple[core.ClosedJaxpr, tuple[Term, ...]]:
+    """Second pass: the jaxpr from latents and discretes to every site's elementwise log-probability."""
+    terms: list[tuple[str, str, tuple[int, ...]]] = []
+    scales: list[Any] = []
+
+    def run(params: list[Any], states: list[Any]) -> list[Any]:
+        values = dict(zip([*latents, *discretes], [*params, *states], strict=True))
+        sites = run_model(model, args, kwargs, values, None)
+        outputs = []
+        for name, site in sites.items():
+            if site["type"] != "sample":
+                continue
+            outputs.append(_log_prob(name, site, discretes))
+            kind = "factor" if isinstance(site["fn"], dist.Unit) else (
+                "observed" if site["is_observed"] else "discrete" if name in discretes else "latent"
+            )
+            terms.append((name, kind, tuple(np.shape(outputs[-1]))))
+            scales.append(site["scale"])
+        traced = [s for s in scales if isinstance(s, jax.core.Tracer)]
+        return [*outputs, *traced]
+
+    floats = [jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for s in latents.values()]
+    whole = [jax.ShapeDtypeStruct(s.shape, jnp.result_type(int)) for s in discretes.values()]
+    closed = jax.make_jaxpr(run)(floats, whole)
+    extra = iter(known_values(closed)[len(terms) :])
+    found: list[Term] = []
+    for (name, kind, shape), scale in zip(terms, scales, strict=True):
+        if isinstance(scale, jax.core.Tracer):
+            lazy = next(extra)
+            if lazy is None:
+                raise Refusal(
+                    compose(
+                        "the scale of this site depends on a latent",
+                        where=f"site '{name}'",
+                        expected="a scale that is a number or an array of numbers",
+                        remedy="use `numpyro.factor` for a term whose weight is itself unknown.",
+                    )
+                )
+            scale = lazy.get()
+        found.append(Term(name, kind, shape, 1.0 if scale is None else np.asarray(scale)))
+    jaxpr = closed.jaxpr.replace(outvars=closed.jaxpr.outvars[: len(terms)], debug_info=None) \
+        if len(closed.jaxpr.outvars) > len(terms) else closed.jaxpr
+    return core.ClosedJaxpr(jaxpr, closed.consts), tuple(found)
+
+
+def _log_prob(name: str, site: dict[str, Any], discretes: dict[str, Discrete]) -> Any:
+    fn, mask = peel(site["fn"])
+    value = site["value"]
+    log_prob = fn.log_prob(value)
+    if name in discretes:
+        # Elements of one site may have supports of different size (a binomial with its own n per row).
+        log_prob = jnp.where(fn.support(value), log_prob, -jnp.inf)
+    if mask is not None:
+        log_prob = jnp.where(mask, log_prob, jnp.zeros_like(log_prob))
+    return log_prob
