@@ -1,0 +1,112 @@
+"""What the draws say about the run: convergence and sampler trouble, in sentences with a remedy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+LARGEST_RHAT = 1.01
+SMALLEST_ESS_PER_CHAIN = 100
+SMALLEST_BFMI = 0.3
+LARGEST_SATURATED_PART = 0.02
+
+
+def findings(
+    draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], max_tree_depth: int
+) -> tuple[str, ...]:
+    """Judge a run of HMC.
+
+    Args:
+        draws: Site name to `(chain, draw, *shape)`.
+        stats: ArviZ's sampler statistics, `(chain, draw)`.
+        max_tree_depth: The limit that the sampler had.
+
+    Returns:
+        One sentence or two per kind of trouble; empty when there is none.
+    """
+    out: list[str] = []
+    chains, length = stats["diverging"].shape
+    if length >= 4:
+        out += _convergence(draws, chains)
+        out += _energy(stats["energy"])
+    else:
+        out.append(f"Only {length} draws per chain: convergence cannot be judged. Ask for more draws.")
+    divergent = int(stats["diverging"].sum())
+    if divergent:
+        out.append(
+            f"{divergent} of {chains * length} draws diverged: the sampler could not follow the "
+            "density there, and estimates may be biased. Raise target_accept (0.95, say); if they stay, look "
+            "for scales near zero and hard constraints, and reparametrise."
+        )
+    saturated = float(stats["reached_max_tree_depth"].mean())
+    if saturated > LARGEST_SATURATED_PART:
+        out.append(
+            f"{saturated:.0%} of the draws reached the largest tree depth, {max_tree_depth}: right, but "
+            "slow. Use dense_mass=True for correlated parameters, or raise max_tree_depth."
+        )
+    return tuple(out)
+
+
+def convergence(draws: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """R-hat, bulk and tail effective sample size of each element: `{site: three arrays of the site's shape}`.
+
+    Elements that never change get NaN.
+    """
+    from arviz_stats.base.array import array_stats  # half a second to import: not before it is needed
+
+    out = {}
+    for name, value in draws.items():
+        flat = value.reshape(*value.shape[:2], -1)
+        table = np.full((3, flat.shape[2]), np.nan)
+        for j in range(flat.shape[2]):
+            element = flat[:, :, j]
+            if np.ptp(element) > 0 and np.all(np.isfinite(element)):
+                table[0, j] = (
+                    array_stats.rhat(element, chain_axis=0, draw_axis=1) if len(element) > 1 else np.nan
+                )
+                table[1, j] = array_stats.ess(element, chain_axis=0, draw_axis=1, method="bulk")
+                table[2, j] = array_stats.ess(
+                    element, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95)
+                )
+        rhat, bulk, tail = (row.reshape(value.shape[2:]) for row in table)
+        out[name] = (rhat, bulk, tail)
+    return out
+
+
+def _convergence(draws: dict[str, np.ndarray], chains: int) -> list[str]:
+    out, high, low = [], {}, {}
+    for name, (rhat, bulk, tail) in convergence(draws).items():
+        worst = np.max(rhat, initial=-np.inf, where=np.isfinite(rhat))
+        least = min(np.min(ess, initial=np.inf, where=np.isfinite(ess)) for ess in (bulk, tail))
+        if worst > LARGEST_RHAT:
+            high[name] = worst
+        if least < SMALLEST_ESS_PER_CHAIN * chains:
+            low[name] = least
+    if high:
+        names = ", ".join(f"{name} ({value:.2f})" for name, value in high.items())
+        out.append(
+            f"The chains do not agree: R-hat is above {LARGEST_RHAT} for {names}. Run longer "
+            "(tune, draws); where chains sit in different modes or labels switch, see the starts and "
+            "order the components."
+        )
+    if low:
+        names = ", ".join(f"{name} ({value:.0f})" for name, value in low.items())
+        out.append(
+            f"Few effective draws: below {SMALLEST_ESS_PER_CHAIN * chains} for {names}. Estimates and "
+            "intervals of these are noisy. Ask for more draws."
+        )
+    if chains == 1:
+        out.append("One chain only: agreement between chains cannot be checked. Run at least 2, better 4.")
+    return out
+
+
+def _energy(energy: np.ndarray) -> list[str]:
+    """E-BFMI below the limit: the energy changes too little per draw (Betancourt 2016)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bfmi = np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.var(energy, axis=1)
+    low = np.flatnonzero(bfmi < SMALLEST_BFMI)
+    if not low.size:
+        return []
+    return [
+        f"The energy explores slowly in {low.size} of {len(energy)} chains (E-BFMI {np.min(bfmi):.2f}, below "
+        f"{SMALLEST_BFMI}): heavy tails or a funnel. Reparametrise, or narrow the priors of the scales."
+    ]

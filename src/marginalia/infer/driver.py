@@ -1,0 +1,128 @@
+"""The one place that runs an inference method: options in, result out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from marginalia.errors import OptionError, compose
+from marginalia.infer import map as map_
+from marginalia.infer import nuts
+from marginalia.infer.options import MAP, NUTS, Auto
+from marginalia.infer.problem import Problem
+from marginalia.infer.progress import Progress, make_progress
+from marginalia.infer.result import Result
+from marginalia.precision import float64
+
+
+class Method(NamedTuple):
+    """A method: its options, its run function, and whether its density includes the Jacobian."""
+
+    options: type
+    run: Callable[[Problem, Any, np.random.Generator, Progress], Result]
+    jacobian: Callable[[Any], bool]
+
+
+def _always(options: Any) -> bool:
+    return True
+
+
+# A new method: a module with `run(problem, options, rng, progress) -> Result`, an options class, a line here.
+METHODS: dict[str, Method] = {
+    "nuts": Method(NUTS, nuts.run, _always),
+    "map": Method(MAP, map_.run, lambda options: options.jacobian),
+}
+AUTO = "nuts"
+
+type Options = NUTS | MAP | Auto
+
+
+def options_from(method: str | Options) -> Options:
+    """The options that a method's name stands for; options pass unchanged.
+
+    Raises:
+        OptionError: No method has this name, or it is neither a name nor options.
+
+    Example:
+        >>> options_from("nuts").draws
+        1000
+    """
+    classes: dict[str, type] = {"auto": Auto} | {name: entry.options for name, entry in METHODS.items()}
+    if isinstance(method, str) and method in classes:
+        return classes[method]()
+    if not isinstance(method, str) and type(method) in classes.values():
+        return method
+    known = ", ".join(repr(name) for name in classes)
+    spelled = ", ".join(f"mg.{cls.__name__}(...)" for cls in classes.values())
+    raise OptionError(
+        compose(
+            "there is no such method",
+            where="method",
+            expected=f"one of {known}, or {spelled}",
+            got=repr(method),
+        )
+    )
+
+
+def run(
+    marginal: Any,
+    options: str | Options = "auto",
+    *,
+    random_seed: int | None = None,
+    progressbar: bool = True,
+) -> Result:
+    """Infer the continuous latents of a marginal.
+
+    Args:
+        marginal: From `mg.marginalize`.
+        options: A method's options or its name.
+        random_seed: The same whole number gives byte-identical draws. None draws a number, which
+            `info["random_seed"]` keeps.
+        progressbar: Show progress on standard error.
+
+    Raises:
+        OptionError: Unknown method, or a seed that is no whole number of at least 0.
+        FitError: There are no continuous latents, or no start has a finite density.
+    """
+    chosen = options_from(options)
+    if isinstance(chosen, Auto):
+        chosen = METHODS[AUTO].options()
+    method = next(entry for entry in METHODS.values() if isinstance(chosen, entry.options))
+    seed = _seed(random_seed)
+    begun = time.perf_counter()
+    with float64():
+        problem = Problem(marginal, jacobian=method.jacobian(chosen))
+        progress = make_progress(progressbar)
+        try:
+            result = method.run(problem, chosen, np.random.default_rng(seed), progress)
+        finally:
+            progress.close()
+    info = {
+        "options": dataclasses.asdict(chosen),
+        "random_seed": seed,
+        "dimension": problem.dimension,
+        "seconds": time.perf_counter() - begun,
+        "traces": problem.traces,
+        **result.info,
+    }
+    return dataclasses.replace(result, info=info)
+
+
+def _seed(random_seed: int | None) -> int:
+    if random_seed is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    whole = isinstance(random_seed, int | np.integer) and not isinstance(random_seed, bool)
+    if not whole or random_seed < 0:
+        raise OptionError(
+            compose(
+                "the seed makes no sense",
+                where="random_seed",
+                expected="a whole number of at least 0, or None",
+                got=repr(random_seed),
+            )
+        )
+    return int(random_seed)

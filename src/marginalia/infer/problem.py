@@ -1,0 +1,124 @@
+"""The log density as a function of one flat vector, compiled once per use."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marginalia.errors import FitError, compose
+from marginalia.precision import in_float64
+
+
+class Problem:
+    """A marginal density over one flat unconstrained vector.
+
+    The order of the vector is the order of `kernel.unconstrained_shapes`, each site ravelled in C order.
+    The data are an argument of every compiled function, so nothing large is baked in.
+
+    Attributes:
+        dimension: Length of the vector.
+        data_size: Number of data elements that one evaluation reads.
+        jacobian: Whether the density includes the Jacobian of the transforms.
+        traces: How often the program's density has been traced; tests hold a budget on it.
+
+    Raises:
+        FitError: The program has no continuous latent.
+    """
+
+    def __init__(self, marginal: Any, *, jacobian: bool) -> None:
+        self.marginal = marginal
+        self.kernel = marginal.kernel
+        self.data = self.kernel.data
+        self.jacobian = jacobian
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: tuple(shape) for name, shape in self.kernel.unconstrained_shapes.items()
+        }
+        self.dimension = sum(math.prod(shape) for shape in self.shapes.values())
+        if self.dimension == 0:
+            raise FitError(
+                compose(
+                    "the program has no continuous latent, so there is nothing to infer by sampling",
+                    remedy="marginalize() alone gives the exact answer: its posterior(), sample() and mode() "
+                    "take an empty dict of parameters.",
+                )
+            )
+        leaves = jax.tree.leaves(self.data)
+        self.data_size = max(1, sum(int(np.size(leaf)) for leaf in leaves))
+        self.traces = 0
+        # An inner jit is traced once, whoever calls it: value, gradient, sampler and optimiser share it.
+        self.log_density = jax.jit(self._log_density)
+
+    def split(self, flat: Any) -> dict[str, Any]:
+        """The flat vector `(..., dimension)` as `{site: (..., *unconstrained shape)}`."""
+        out, at = {}, 0
+        for name, shape in self.shapes.items():
+            size = math.prod(shape)
+            out[name] = flat[..., at : at + size].reshape((*flat.shape[:-1], *shape))
+            at += size
+        return out
+
+    def join(self, sites: dict[str, Any]) -> jax.Array:
+        """The inverse of `split` for one point; to be traced."""
+        return jnp.concatenate([jnp.ravel(sites[name]) for name in self.shapes])
+
+    def _log_density(self, flat: jax.Array, data: Any) -> jax.Array:
+        self.traces += 1
+        params, log_det = self.kernel.constrain(self.split(flat))
+        value = self.kernel.log_density(params, data)
+        return value + log_det if self.jacobian else value
+
+    @functools.cached_property
+    def _batch_constrain(self) -> Callable[..., Any]:
+        return jax.jit(jax.vmap(lambda flat: self.kernel.constrain(self.split(flat))[0]))
+
+    def constrain(self, points: np.ndarray) -> dict[str, np.ndarray]:
+        """Constrained parameters of `points` `(..., dimension)`, as `{site: (..., *shape)}`, in one call."""
+        lead = points.shape[:-1]
+        params = self._batch_constrain(points.reshape(-1, self.dimension))
+        return {name: np.asarray(leaf).reshape((*lead, *leaf.shape[1:])) for name, leaf in params.items()}
+
+    def log_likelihood(self, params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Terms per independent unit, `{unit: (n, ...)}`, for parameters `{site: (n, *shape)}`."""
+        rows = jax.jit(jax.vmap(self.kernel.log_likelihood, (0, None)))(params, self.data)
+        return {name: np.asarray(leaf) for name, leaf in rows.items()}
+
+
+def workers() -> int:
+    """Number of threads that run compiled functions at the same time."""
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def in_threads[T, R](function: Callable[[T], R], items: list[T]) -> Iterator[R]:
+    """Map over `items` in threads (compiled functions release the interpreter), results in order.
+
+    The first item runs alone: it compiles, and the rest find the compiled function. Leaving the iterator
+    early, by an interrupt say, drops what has not begun.
+    """
+    inside = in_float64(function)
+    if items:
+        yield inside(items[0])
+    if len(items) < 2:
+        return
+    pool = ThreadPoolExecutor(workers())
+    try:
+        yield from pool.map(inside, items[1:])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def key_data(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Raw bits for JAX keys, `(*shape, 2)`; `as_key` turns them into keys inside a compiled function."""
+    return rng.integers(2**32, size=(*shape, 2), dtype=np.uint32)
+
+
+def as_key(bits: jax.Array) -> jax.Array:
+    """A JAX key of the given bits, whatever generator the user has set as JAX's default."""
+    return jax.random.wrap_key_data(bits, impl="threefry2x32")

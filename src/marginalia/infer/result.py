@@ -1,0 +1,79 @@
+"""What inference hands back: draws, statistics, the modes that the starts found, and findings in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+MAXIMUM = "maximum"
+UNBOUNDED = "unbounded"
+UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One place where optimisations ended.
+
+    Attributes:
+        params: Constrained parameters there, site name to array.
+        log_density: The log density that was maximised (see `Starts.jacobian`).
+        count: How many starts ended here. Copies with the labels permuted count as the same place.
+        kind: `"maximum"`: the gradient vanishes. `"unbounded"`: the density keeps growing while parameters
+            run away, for instance a component that collapses on one data point. `"unfinished"`: the
+            optimisation stopped before either, as at the edge of a hard constraint or on a very flat density.
+    """
+
+    params: dict[str, np.ndarray]
+    log_density: float
+    count: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The modes that the starts found, the one that was used first.
+
+    Attributes:
+        modes: The places, the chosen one first, the others by falling density.
+        total: Number of optimisations.
+        jacobian: Whether the density includes the Jacobian of the unconstrained parameters.
+    """
+
+    modes: tuple[Mode, ...]
+    total: int
+    jacobian: bool
+
+    @property
+    def sentence(self) -> str:
+        """The agreement in words, as in "61 of 64 starts reach this mode; the next is 3.2 nats lower"."""
+        best = self.modes[0]
+        place = {MAXIMUM: "this mode", UNBOUNDED: "this runaway", UNFINISHED: "this place"}[best.kind]
+        words = f"{best.count} of {self.total} starts reach {place}"
+        others = [mode for mode in self.modes[1:] if mode.kind == MAXIMUM]
+        if others:
+            gap = best.log_density - others[0].log_density
+            words += f"; the next is {abs(gap):.1f} nats {'lower' if gap >= 0 else 'higher'}"
+        return words + "."
+
+
+@dataclass(frozen=True)
+class Result:
+    """Draws from the posterior, or its mode, with what was seen on the way.
+
+    Attributes:
+        method: `"nuts"`, `"map"`, ...
+        draws: Constrained draws, site name to `(chain, draw, *site shape)`, float64.
+        stats: Sampler statistics under ArviZ's names, `(chain, draw)`.
+        starts: The modes found at the start, or None for a method without starts.
+        findings: Plain sentences on what is wrong and what to do; empty when nothing is.
+        info: Seconds, step sizes, gradient norms and the like; only JSON types.
+    """
+
+    method: str
+    draws: dict[str, np.ndarray]
+    stats: dict[str, np.ndarray] = field(default_factory=dict)
+    starts: Starts | None = None
+    findings: tuple[str, ...] = ()
+    info: dict[str, Any] = field(default_factory=dict)

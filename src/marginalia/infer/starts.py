@@ -1,0 +1,232 @@
+"""Where to begin: many candidates, many optimisations at once, and the modes they agree on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from marginalia.errors import FitError, compose
+from marginalia.infer.candidates import CandidateMaker, kind_of
+from marginalia.infer.optimise import CONVERGED, Climb, Optimiser
+from marginalia.infer.problem import Problem
+from marginalia.infer.progress import Progress
+from marginalia.infer.result import MAXIMUM, UNBOUNDED, UNFINISHED, Mode, Starts
+
+STARTS = 64
+FEWEST_STARTS = 8
+# Starts x data elements: beyond this the default number of starts shrinks, as each costs seconds.
+STARTS_BUDGET = 5_000_000
+CANDIDATES_PER_START = 4
+FEWEST_CANDIDATES = 64
+CANDIDATE_ROUNDS = 20
+BLAMED = 16  # impossible candidates that are looked into to say what is impossible
+SAME_MODE = 0.01  # nats: ends further apart are different modes
+LOGITS = ("simplex", "interval")
+LARGEST_LOGIT = 30.0  # beyond this a weight or probability is 0 or 1 to all digits
+SAME_SPREAD = 0.02  # values nearer than this part of the spread over all ends are the same,
+SAME_SIZE = 1e-3  # and so are those nearer than this part of their size
+FAR = 4.0  # a coordinate this far outside all candidates has run away; log scales count in e-folds
+
+
+class _Pool(NamedTuple):
+    """Points of finite density, with their values."""
+
+    points: np.ndarray
+    values: np.ndarray
+
+    def take(self, rows: np.ndarray) -> _Pool:
+        return _Pool(*(part[rows] for part in self))
+
+    def join(self, other: _Pool) -> _Pool:
+        return _Pool(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
+
+
+@dataclass(frozen=True)
+class Place:
+    """One mode, unconstrained and constrained, with the starts that ended there."""
+
+    point: np.ndarray
+    params: dict[str, np.ndarray]
+    log_density: float
+    count: int
+    kind: str
+    far_sites: tuple[str, ...]
+    gradient_norms: np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """All places, proper maxima first, each kind by falling density."""
+
+    places: tuple[Place, ...]
+    total: int
+    optimiser: Optimiser
+    interrupted: bool
+
+    def report(self, jacobian: bool, chosen: int = 0) -> Starts:
+        """The public account of the modes, the chosen one first."""
+        order = [chosen, *(i for i in range(len(self.places)) if i != chosen)]
+        places = [self.places[i] for i in order]
+        modes = tuple(Mode(place.params, place.log_density, place.count, place.kind) for place in places)
+        return Starts(modes, self.total, jacobian)
+
+
+def number_of_starts(problem: Problem, asked: int | None) -> int:
+    """The number of starts: as asked, else 64, else fewer where the data are many."""
+    if asked is not None:
+        return asked
+    return int(np.clip(STARTS_BUDGET // problem.data_size, FEWEST_STARTS, STARTS))
+
+
+def find(
+    problem: Problem, asked: int | None, steps: int, rng: np.random.Generator, progress: Progress
+) -> Found:
+    """Optimise from many starts and group where they end.
+
+    Args:
+        problem: The density.
+        asked: Number of starts, or None for the default.
+        steps: Most iterations per start.
+        rng: Source of all randomness.
+        progress: Told how many starts have ended.
+
+    Raises:
+        FitError: No start has a finite density.
+    """
+    total = number_of_starts(problem, asked)
+    progress.stage("starts", total)
+    optimiser = Optimiser(problem, steps)
+    pool, chosen = _screened(problem, optimiser, total, rng)
+    span = np.stack([pool.points.min(axis=0), pool.points.max(axis=0)])
+    ends = optimiser.climb(chosen, progress)
+    return Found(_places(problem, ends, span), len(ends.points), optimiser, ends.interrupted)
+
+
+def _screened(
+    problem: Problem, optimiser: Optimiser, total: int, rng: np.random.Generator
+) -> tuple[_Pool, np.ndarray]:
+    """All finite candidates, and `total` points among them (or their neighbours) to start from."""
+    maker = CandidateMaker(problem, rng)
+    wanted = max(FEWEST_CANDIDATES, CANDIDATES_PER_START * total)
+    if problem.data_size * wanted > CANDIDATES_PER_START * STARTS_BUDGET:
+        wanted = max(total, FEWEST_STARTS)
+    pool = _finite(optimiser, np.empty((0, problem.dimension)))
+    refused = pool.points
+    for _ in range(CANDIDATE_ROUNDS):
+        points = maker.draw(wanted)
+        refused = points if len(points) else refused
+        pool = pool.join(_finite(optimiser, points))
+        if len(pool.points) >= min(total, wanted // 8):
+            break
+    if not len(pool.points):
+        raise _no_start(problem, refused)
+    starts = pool
+    if len(pool.points) < total:
+        # Few are finite (a hard constraint, say): the neighbourhoods of those, wide and narrow.
+        near = pool.points[rng.integers(len(pool.points), size=wanted)]
+        scale = 0.3 * 10.0 ** -rng.integers(4, size=(wanted, 1))
+        starts = pool.join(
+            _finite(optimiser, near + scale * (1 + 0.1 * np.abs(near)) * rng.normal(size=near.shape))
+        )
+    if len(starts.points) < total:
+        starts = starts.take(np.arange(total) % len(starts.points))
+    # Half by height, half at random from the rest: good ones, and different ones.
+    order = np.argsort(-starts.values, kind="stable")
+    best, rest = order[: -(-total // 2)], order[-(-total // 2) :]
+    chosen = np.concatenate([best, rng.permutation(rest)[: total - len(best)]])
+    return pool, starts.points[chosen]
+
+
+def _finite(optimiser: Optimiser, points: np.ndarray) -> _Pool:
+    values, _ = optimiser.evaluate(points)
+    return _Pool(points, values).take(np.flatnonzero(np.isfinite(values)))
+
+
+def _places(problem: Problem, ends: Climb, span: np.ndarray) -> tuple[Place, ...]:
+    """Group the ends: those that differ in density or in their values are different modes."""
+    margin = np.maximum(FAR, 0.5 * (span[1] - span[0]))
+    far = (ends.points < span[0] - margin) | (ends.points > span[1] + margin)
+    latents = problem.marginal.program.latents
+    edged = [name for name, site in latents.items() if kind_of(site.support)[0] in LOGITS]
+    names = np.array([name for name, shape in problem.shapes.items() for _ in range(math.prod(shape))])
+    far |= np.isin(names, edged) & (np.abs(ends.points) > LARGEST_LOGIT)
+    params = problem.constrain(ends.points)
+    places = []
+    for group in _groups(ends.log_density, _label_free(params)):
+        finished = [i for i in group if ends.status[i] == CONVERGED]
+        lead = (finished or group)[0]
+        # Where the arithmetic saturates, far out, the gradient may vanish too: that is no maximum.
+        kind = UNBOUNDED if far[lead].any() else MAXIMUM if finished else UNFINISHED
+        places.append(
+            Place(
+                ends.points[lead],
+                {name: leaf[lead] for name, leaf in params.items()},
+                float(ends.log_density[lead]),
+                len(group),
+                kind,
+                tuple(dict.fromkeys(str(name) for name in names[far[lead]])),
+                ends.gradient_norms[lead],
+            )
+        )
+    rank = {MAXIMUM: 0, UNFINISHED: 1, UNBOUNDED: 2}
+    return tuple(sorted(places, key=lambda place: (rank[place.kind], -place.log_density)))
+
+
+def _label_free(params: dict[str, np.ndarray]) -> np.ndarray:
+    """Each site's values in increasing order, `(n, all)`, in units of what counts as equal.
+
+    Permuting the labels permutes the values of each site, so copies of a mode agree in this.
+    """
+    columns = []
+    for leaf in params.values():
+        values = np.nan_to_num(np.sort(leaf.reshape(len(leaf), -1), axis=1))
+        unit = np.maximum(SAME_SPREAD * np.ptp(values, axis=0), SAME_SIZE * np.abs(values).max(axis=0))
+        columns.append(values / np.maximum(unit, 1e-300))
+    return np.concatenate(columns, axis=1)
+
+
+def _groups(log_density: np.ndarray, features: np.ndarray) -> list[list[int]]:
+    """Indices that belong together, by falling density."""
+    groups: list[list[int]] = []
+    for i in map(int, np.argsort(-log_density, kind="stable")):
+        for group in groups:
+            near = log_density[group[0]] - log_density[i] < SAME_MODE
+            if near and np.all(np.abs(features[group[0]] - features[i]) <= 1):
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    return groups
+
+
+def _no_start(problem: Problem, points: np.ndarray) -> FitError:
+    """Say which terms are not finite: rows of an observed site, or the prior and factors."""
+    remedy = (
+        "run mg.check(model, ...); look at the priors' scale and support, and at any factor that can be -inf "
+        "or NaN: some prior draws must be possible."
+    )
+    if not len(points):
+        what = "every draw from the prior is at the edge of its support or not finite, so there is no start"
+        return FitError(compose(what, remedy=remedy))
+    params = problem.constrain(points[:BLAMED])
+    rows = problem.log_likelihood(params)
+    blamed = []
+    for name, terms in rows.items():
+        bad = np.argwhere(~np.isfinite(terms).any(axis=0))
+        if terms.size and len(bad):
+            first = ", ".join(
+                str(index[0] if len(index) == 1 else tuple(map(int, index))) for index in bad[:5]
+            )
+            where = f" (the first: {first})" if terms.ndim > 1 else ""
+            blamed.append(
+                f"{name!r}: {len(bad)} of {terms[0].size} terms are impossible at every start{where}"
+            )
+        elif not np.isfinite(terms.reshape(len(terms), -1)).all(axis=1).any():
+            blamed.append(f"{name!r}: some term is impossible at every start, though none at all of them")
+    if not blamed:
+        blamed = ["the data's terms are finite at some starts, so a prior or a factor is not"]
+    what = f"none of the starts has a finite log density; {'; '.join(blamed)}"
+    return FitError(compose(what, remedy=remedy))
