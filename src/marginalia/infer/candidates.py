@@ -45,7 +45,8 @@ class CandidateMaker:
             for name, site in self._latents.items()
             if self._guess_is_possible(tuple(site.shape), site.support)
         ]
-        self._make = jax.jit(self._one)
+        # Random draws compile slowly and run a few hundred times: quick compilation is what counts.
+        self._make = jax.jit(self._one, compiler_options={"xla_backend_optimization_level": 0})
 
     def draw(self, count: int) -> np.ndarray:
         """`count` unconstrained points `(count, dimension)`; every second one is guided by the data."""

@@ -43,6 +43,15 @@ PLAIN_JITTER = 0.05
 
 
 @dataclass(frozen=True)
+class Rival:
+    """Another mode, in the labelling nearest to the chains', and its mass in parts of the chosen one's."""
+
+    point: np.ndarray
+    curvature: Curvature
+    mass: float
+
+
+@dataclass(frozen=True)
 class Begin:
     """Where the chains begin and with which metric.
 
@@ -50,7 +59,7 @@ class Begin:
         points: `(chain, dimension)`, with their log densities and gradients.
         metric: Initial inverse mass matrix, `(dimension,)` or `(dimension, dimension)`.
         chosen: Index of the place in `Found`.
-        findings: What was seen while choosing.
+        rivals: Other modes of comparable mass.
     """
 
     points: np.ndarray
@@ -58,7 +67,7 @@ class Begin:
     gradients: np.ndarray
     metric: np.ndarray
     chosen: int
-    findings: tuple[str, ...]
+    rivals: tuple[Rival, ...]
 
 
 def run(problem: Problem, options: NUTS, rng: np.random.Generator, progress: Progress) -> Result:
@@ -86,7 +95,8 @@ def run(problem: Problem, options: NUTS, rng: np.random.Generator, progress: Pro
 
     report = found.report(problem.jacobian, begin.chosen)
     draws = problem.constrain(drawn.points)
-    findings = begin.findings + check.findings(draws, drawn.stats, options.max_tree_depth)
+    findings = _unvisited(begin.rivals, drawn.points)
+    findings += check.findings(draws, drawn.stats, options.max_tree_depth)
     if drawn.interrupted:
         made = drawn.points.shape[1]
         findings = (
@@ -108,7 +118,7 @@ def run(problem: Problem, options: NUTS, rng: np.random.Generator, progress: Pro
 
 def _begin(problem: Problem, found: starts.Found, options: NUTS, rng: np.random.Generator) -> Begin:
     """All chains begin around the mode of the largest mass, so at the same labelling of the components."""
-    chosen, curvature, findings = _choose(found)
+    chosen, curvature, rivals = _choose(found)
     centre = found.places[chosen].point
     root = np.eye(problem.dimension) * PLAIN_JITTER if curvature is None else curvature.root
     scale = np.ones(options.chains)
@@ -133,11 +143,11 @@ def _begin(problem: Problem, found: starts.Found, options: NUTS, rng: np.random.
         metric = np.eye(problem.dimension) if options.dense_mass else np.ones(problem.dimension)
     else:
         metric = curvature.covariance if options.dense_mass else np.diag(curvature.covariance).copy()
-    return Begin(points, values, gradients, metric, chosen, findings)
+    return Begin(points, values, gradients, metric, chosen, rivals)
 
 
-def _choose(found: starts.Found) -> tuple[int, Curvature | None, tuple[str, ...]]:
-    """The place with the largest mass under the Gaussian that touches it; and whether there are rivals."""
+def _choose(found: starts.Found) -> tuple[int, Curvature | None, tuple[Rival, ...]]:
+    """The place with the largest mass under the Gaussian that touches it; and the places that rival it."""
     top = found.places[0].log_density
     weighed: list[tuple[float, int, Curvature]] = []
     for i, place in enumerate(found.places[:MODES_WEIGHED]):
@@ -149,16 +159,39 @@ def _choose(found: starts.Found) -> tuple[int, Curvature | None, tuple[str, ...]
         return 0, None, ()
     weighed.sort(key=lambda entry: -entry[0])
     mass, chosen, curvature = weighed[0]
-    rivals = [mass - other for other, _, _ in weighed[1:] if mass - other < COMPARABLE]
-    findings: tuple[str, ...] = ()
-    if rivals:
-        findings = (
-            f"The density has {len(rivals) + 1} modes of comparable weight (the next holds about "
-            f"{np.exp(-rivals[0]):.0%} of the mass of the first), and they are not copies with other labels. "
-            "All chains began at the first and may not have seen the others: R-hat cannot tell. Narrow the "
-            "priors, or order the components where the modes mean the same.",
+    rivals = []
+    for other, i, _ in weighed[1:]:
+        if mass - other > COMPARABLE:
+            break
+        # The copy whose labels are those of the chains is the nearest one.
+        copies = found.places[i].copies
+        distance = np.linalg.solve(curvature.root, (copies - found.places[chosen].point).T)
+        nearest = copies[np.argmin((distance**2).sum(axis=0))]
+        there = curvature_at(found.optimiser, nearest, found.places[i].log_density)
+        if there is not None:
+            rivals.append(Rival(nearest, there, float(np.exp(other - mass))))
+    return chosen, curvature, tuple(rivals)
+
+
+def _unvisited(rivals: tuple[Rival, ...], points: np.ndarray) -> tuple[str, ...]:
+    """Say which rivals some chain has not come near; `points` has the shape `(chain, draw, dimension)`."""
+    missed = []
+    for rival in rivals:
+        distance = np.linalg.solve(
+            rival.curvature.root, (points - rival.point).reshape(-1, points.shape[-1]).T
         )
-    return chosen, curvature, findings
+        near = ((distance**2).sum(axis=0) < points.shape[-1]).reshape(points.shape[:2])
+        if not near.any(axis=1).all():
+            missed.append((rival, int(near.any(axis=1).sum())))
+    if not missed:
+        return ()
+    rival, chains = missed[0]
+    return (
+        f"The density has {len(rivals) + 1} modes of comparable weight that are no copies with other labels. "
+        f"One of them holds about {rival.mass:.0%} of the mass of the one where all chains began, and "
+        f"{chains} of {len(points)} chains came near it. R-hat cannot tell what all chains have missed. "
+        "Narrow the priors, or order the components where the modes mean the same.",
+    )
 
 
 @dataclass(frozen=True)

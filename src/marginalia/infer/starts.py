@@ -55,6 +55,7 @@ class Place:
     kind: str
     far_sites: tuple[str, ...]
     gradient_norms: np.ndarray
+    copies: np.ndarray  # (count, dimension): every end in this group, whatever its labels
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ def _places(problem: Problem, ends: Climb, span: np.ndarray) -> tuple[Place, ...
                 kind,
                 tuple(dict.fromkeys(str(name) for name in names[far[lead]])),
                 ends.gradient_norms[lead],
+                ends.points[group],
             )
         )
     rank = {MAXIMUM: 0, UNFINISHED: 1, UNBOUNDED: 2}
