@@ -34,6 +34,10 @@ class FitError(MarginaliaError, RuntimeError):
     """Inference could not start or cannot answer: no finite start, or a verb that this fit cannot serve."""
 
 
+class MarginaliaWarning(UserWarning):
+    """A fit was made, but something about it is wrong: the warning says what, and what to do."""
+
+
 def compose(what: str, *, where: str = "", expected: str = "", got: str = "", remedy: str = "") -> str:
     """Put the parts of a message together, in the order in which a person reads them."""
     parts = [f"{where}: {what}" if where else what]

@@ -1,0 +1,360 @@
+"""The answer to a question: `fit()` asks it, `Fit` holds it, `load()` brings it back."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from marginalia import compare, labels, store, tidy
+from marginalia import membership as memberships
+from marginalia import predict as prediction
+from marginalia.density import density
+from marginalia.errors import FitError, MarginaliaWarning, OptionError, compose
+from marginalia.infer import Mode, Result, Starts, check, options_from, run
+from marginalia.marginalize import Marginal, marginalize
+from marginalia.models import Ready, build
+from marginalia.ondraws import OnDraws, flatten
+from marginalia.summary import summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from marginalia.plots import Plots
+
+PREDICTIONS_AT_MODE = 1000
+SEVERAL_MODES = 1.2  # R-hat of relabelled draws above which chains sit in different places
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """What inference found, and what can be asked of it. Nothing in it changes.
+
+    Attributes:
+        data: ArviZ DataTree: posterior, sample_stats, observed_data, and log_likelihood up to 2e7 numbers.
+        draws: Site name to (chain, draw, *site shape); under one labelling where labels are exchangeable.
+        raw: The same as the sampler gave them.
+        status: What is wrong and what to do about it; empty when nothing was found.
+        notes: What is good to know, as that labels switched and were put right.
+        method: "nuts", "map", ...
+        marginal: The program with its discretes summed out; None for a file loaded without its model.
+        result: What inference handed back.
+        families: The labels that are exchangeable (see `labels.Exchangeable`).
+        about: Seed, versions, the time, and the name and options of a ready model.
+
+    Example:
+        >>> fit = marginalia.fit(model, y)                                # doctest: +SKIP
+        >>> fit.summary(), fit.membership()["z"], fit.membership(y_new)   # doctest: +SKIP
+    """
+
+    data: xr.DataTree
+    draws: dict[str, np.ndarray]
+    raw: dict[str, np.ndarray]
+    status: tuple[str, ...]
+    notes: tuple[str, ...]
+    method: str
+    marginal: Marginal | None
+    result: Result
+    families: tuple[labels.Exchangeable, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+    _on_draws: OnDraws | None = None
+
+    def summary(self) -> pd.DataFrame:
+        """A table: mean, sd, 89 % interval, effective sample sizes, R-hat (also before relabelling)."""
+        return summary(self.draws, self.raw if self.families else None, self.method)
+
+    def membership(self, *args: Any, **kwargs: Any) -> dict[str, xr.DataArray]:
+        """P(z = k | data) of every discrete: `{site: DataArray (*site dims, states)}`.
+
+        Without arguments for the fitted rows; with the model's arguments for new ones. Averaged over the
+        draws.
+
+        Raises:
+            DataError: The model cannot be called with these arguments.
+            FitError: The program has no discrete, or the fit was loaded without its model.
+        """
+        if not args and not kwargs:
+            return self._membership
+        return memberships.membership(self._rebound("membership", args, kwargs), self._params())
+
+    def labels(self, *args: Any, **kwargs: Any) -> dict[str, xr.DataArray]:
+        """Each element's most probable value, one by one: the argmax of `membership()`."""
+        return memberships.most_probable(self.membership(*args, **kwargs))
+
+    def predict(
+        self, *args: Any, random_seed: int | None = None, draws: int | None = None, **kwargs: Any
+    ) -> xr.Dataset:
+        """Posterior predictive draws of the observed sites: (chain, draw, *site shape).
+
+        `draws` is how many in all (default: all that fit in 2e7 numbers; 1000 at a mode). With the model's
+        arguments for new rows. Discretes are drawn forward, so a row's prediction does not use its own
+        membership; `numpyro.factor` terms do not take part (see `attrs`). The same seed gives the same
+        values.
+        """
+        program = self._needs_model("predict").program
+        if not args and not kwargs:
+            args, kwargs = program.args, dict(program.kwargs)
+        draws_of = self.draws
+        if self.method == "map":
+            repeats = PREDICTIONS_AT_MODE if draws is None else draws
+            draws_of = {n: np.repeat(np.asarray(v)[:, :1], repeats, axis=1) for n, v in self.draws.items()}
+        seed = self.about.get("random_seed") if random_seed is None else random_seed
+        return prediction.predict(program, draws_of, args, kwargs, random_seed=seed, limit=draws)
+
+    def loo(self, *, unit: str | None = None) -> Any:
+        """Leave-one-out cross-validation (PSIS) over independent units, as ArviZ's `ELPDData`."""
+        kept = store.arrays(self.data, "log_likelihood") or None
+        if kept is None:
+            self._needs_model("loo")
+        return compare.loo(self._on_draws, self.draws, kept, unit=unit)
+
+    def density(self) -> xr.Dataset:
+        """p(y | data) on a grid, its 89 % band and each component's part: what `plot.density()` draws."""
+        return self._density
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: `plot.trace()`, `plot.membership()`, `plot.density()`; each is a matplotlib Figure."""
+        from marginalia.plots import Plots  # matplotlib takes a second to import
+
+        return Plots(self)
+
+    def report(self, path: str | Path) -> Path:
+        """Write one self-contained HTML page: verdict, plan, table, pictures, LOO, versions."""
+        from marginalia.report import write_report
+
+        return write_report(self, path)
+
+    def save(self, path: str | Path) -> Path:
+        """Write a netCDF file that `marginalia.load` and `arviz.from_netcdf` read; whole or not at all."""
+        tree = self.data.copy()
+        if self.families:
+            tree["raw"] = tidy.group("raw", self.raw, tree.children["posterior"])
+        if self.marginal is not None and self.marginal.program.discretes:
+            tree["membership"] = tidy.dataset(self._membership)
+        arguments = _plain_arguments(self.marginal) if "model_name" in self.about else None
+        if arguments is not None:
+            tree["arguments"] = tidy.arguments(arguments)
+        about = {
+            **self.about,
+            "method": self.method,
+            "status": list(self.status),
+            "notes": list(self.notes),
+            "findings": list(self.result.findings),
+            "info": self.result.info,
+            "starts": _starts_out(self.result.starts),
+            "families": [dataclasses.asdict(f) for f in self.families],
+            "plan": str(self.marginal.explain()) if self.marginal is not None else self.about.get("plan", ""),
+        }
+        return store.write(path, tree, about)
+
+    def __repr__(self) -> str:
+        chains, length = np.shape(next(iter(self.draws.values())))[:2]
+        sites = ", ".join(f"{n} {np.shape(v)[2:]}" if np.ndim(v) > 2 else n for n, v in self.draws.items())
+        what = "the mode" if self.method == "map" else f"{chains} x {length} draws (chains x draws)"
+        lines = [f"Fit by {self.method}: {what} of {sites}"]
+        lines += [f"Not to be trusted yet: {s}" for s in self.status] or ["Status: nothing wrong was found."]
+        return "\n".join(lines + [f"Note: {n}" for n in self.notes])
+
+    @cached_property
+    def _membership(self) -> dict[str, xr.DataArray]:
+        if self._on_draws is None and "membership" in self.data.children:
+            return {str(n): v for n, v in self.data["membership"].data_vars.items()}
+        self._needs_model("membership")
+        assert self._on_draws is not None
+        return memberships.membership(self._on_draws, self._params())
+
+    @cached_property
+    def _density(self) -> xr.Dataset:
+        self._needs_model("density")
+        assert self._on_draws is not None
+        return density(self._on_draws, self._params())
+
+    def _params(self) -> dict[str, np.ndarray]:
+        return flatten(self.draws, self._needs_model("this").program.latents)
+
+    def _rebound(self, verb: str, args: tuple, kwargs: dict[str, Any]) -> OnDraws:
+        return OnDraws(self._needs_model(verb).rebind(*args, **kwargs))
+
+    def _needs_model(self, verb: str) -> Marginal:
+        if self.marginal is None:
+            raise FitError(
+                compose(
+                    "this fit was loaded without its model",
+                    where=f"{verb}()",
+                    remedy="load it with the model and its arguments: marginalia.load(path, model, *args).",
+                )
+            )
+        return self.marginal
+
+
+def fit(
+    model: Any,
+    *args: Any,
+    method: Any = "auto",
+    random_seed: int | None = None,
+    progressbar: bool = True,
+    checkpoint: str | Path | None = None,
+    **kwargs: Any,
+) -> Fit:
+    """Sum the discretes out, infer the rest, check it, and put all draws under one labelling.
+
+    `model` is a NumPyro program, called with `args` and `kwargs`, or a `Marginal`. `method` is a name or an
+    options object such as `NUTS(draws=500)`. Without `random_seed` one is drawn, and kept in
+    `about["random_seed"]`. Warns with one `MarginaliaWarning` if anything is wrong with the result; `status`
+    has the same sentences.
+
+    Raises:
+        OptionError: The method or an option is not one.
+        DataError, ModelError, Refusal: The program or the data cannot be used; the message says why.
+    """
+    options = options_from(method)
+    if checkpoint is not None:
+        raise OptionError(
+            compose("checkpoints come with a later version", where="fit(checkpoint=)", remedy="leave it out.")
+        )
+    if isinstance(model, Marginal):
+        if args or kwargs:
+            raise OptionError(
+                compose(
+                    "a Marginal already has its data",
+                    where="fit()",
+                    remedy="call fit(marginal), or fit(marginal.rebind(*args)).",
+                )
+            )
+        marginal = model
+    else:
+        marginal = marginalize(model, *args, **kwargs)
+    result = run(marginal, options, random_seed=random_seed, progressbar=progressbar)
+    found = finish(marginal, result)
+    if found.status:
+        warnings.warn(MarginaliaWarning(" ".join(found.status)), stacklevel=2)
+    return found
+
+
+def finish(marginal: Marginal, result: Result) -> Fit:
+    """Make the Fit of a Result: relabel where labels are exchangeable, check again, build the tree."""
+    engine = OnDraws(marginal)
+    draws, status = result.draws, result.findings
+    notes: tuple[str, ...] = ()
+    families: tuple[labels.Exchangeable, ...] = ()
+    chains, length = np.shape(next(iter(draws.values())))[:2]
+    if chains * length > 1:
+        families = labels.find_exchangeable(engine, flatten(draws, marginal.program.latents))
+    if families:
+        lp = np.asarray(result.stats.get("lp", np.zeros((chains, length))))
+        relabelled = labels.relabel(engine, draws, lp, families)
+        draws = relabelled.draws
+        status = _checked_again(result, draws)
+        notes = _words(relabelled)
+    model = marginal.program.model
+    about: dict[str, Any] = {
+        "random_seed": result.info.get("random_seed"),
+        "versions": store.versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if isinstance(model, Ready):
+        about |= {"model_name": model.model_name, "model_options": dict(model.model_options)}
+    groups = {"posterior": draws, "sample_stats": result.stats}
+    likelihood = compare.log_likelihood(engine, draws)
+    if likelihood is not None:
+        groups["log_likelihood"] = likelihood
+    groups["observed_data"] = {n: np.asarray(s.value) for n, s in marginal.program.observed.items()}
+    attrs = {"inference_library": "marginalia", "method": result.method}
+    tree = tidy.tree(marginal.program, groups, attrs)
+    return Fit(
+        tree, draws, result.draws, status, notes, result.method, marginal, result, families, about, engine
+    )
+
+
+def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
+    """Read a saved fit. A ready model comes back by itself; for another, give it and its arguments again.
+
+    Raises:
+        DataError: No such file, a damaged one, or not one of ours.
+    """
+    tree, about = store.read(path)
+    if model is not None:
+        marginal = model if isinstance(model, Marginal) else marginalize(model, *args, **kwargs)
+    elif "model_name" in about and "arguments" in tree.children:
+        ready = build(about["model_name"], about["model_options"])
+        marginal = marginalize(ready, *tidy.read_arguments(tree.children["arguments"]))
+    else:
+        marginal = None
+    draws = store.arrays(tree, "posterior")
+    families = tuple(
+        labels.Exchangeable(tuple(f["discretes"]), {n: tuple(a) for n, a in f["axes"].items()}, f["K"])
+        for f in about.pop("families")
+    )
+    raw = store.arrays(tree, "raw") if families else draws
+    method, status, notes = about.pop("method"), tuple(about.pop("status")), tuple(about.pop("notes"))
+    starts = _starts_in(about.pop("starts"))
+    result = Result(
+        method,
+        raw,
+        store.arrays(tree, "sample_stats"),
+        starts,
+        tuple(about.pop("findings")),
+        about.pop("info"),
+    )
+    del tree.attrs[store.KEY]
+    engine = None if marginal is None else OnDraws(marginal)
+    return Fit(tree, draws, raw, status, notes, method, marginal, result, families, about, engine)
+
+
+def _checked_again(result: Result, draws: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """The findings of the relabelled draws, and those of the run that have nothing to do with labels."""
+    depth = int(result.info.get("options", {}).get("max_tree_depth", 10))
+    if "diverging" not in result.stats:
+        return result.findings
+    before = set(check.findings(result.draws, result.stats, depth))
+    found = [*check.findings(draws, result.stats, depth), *(f for f in result.findings if f not in before)]
+    if any(
+        np.nanmax(r_hat, initial=1.0) > SEVERAL_MODES for r_hat, _, _ in check.convergence(draws).values()
+    ):
+        found.append(
+            "This is not label switching, which has been put right: the chains are in different modes, and "
+            "their mean describes none of them. Compare the modes in result.starts, look at plot.trace(), "
+            "narrow the priors or try another number of components."
+        )
+    return tuple(found)
+
+
+def _words(relabelled: labels.Relabelled) -> tuple[str, ...]:
+    if not relabelled.moved:
+        return ()
+    where = "inside chains" if relabelled.inside else "between chains"
+    return (
+        f"labels switched {where}: {relabelled.moved} of {relabelled.total} draws were relabelled; "
+        "summary() shows R-hat before and after.",
+    )
+
+
+def _starts_out(starts: Starts | None) -> Any:
+    if starts is None:
+        return None
+    return dataclasses.asdict(starts)
+
+
+def _starts_in(stored: Any) -> Starts | None:
+    if stored is None:
+        return None
+    modes = tuple(
+        Mode({n: np.asarray(v, float) for n, v in m.pop("params").items()}, **m) for m in stored["modes"]
+    )
+    return Starts(modes, stored["total"], stored["jacobian"])
+
+
+def _plain_arguments(marginal: Marginal | None) -> list[np.ndarray] | None:
+    """The program's positional arguments, if they are all arrays or numbers."""
+    if marginal is None or marginal.program.kwargs:
+        return None
+    values = [np.asarray(a) for a in marginal.program.args]
+    return values if all(v.dtype.kind in "iufb" for v in values) else None

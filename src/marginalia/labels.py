@@ -1,0 +1,234 @@
+"""Label switching: which axes are component axes, whether labels are exchangeable, and one labelling.
+
+A mixture's density does not change when its components change places, so a chain may wander between
+labellings, and means over draws then mean nothing. Whether that is so for the model at hand is *checked*, by
+permuting axes and comparing densities; an ordered site or a prior that tells the components apart fails the
+check, and nothing is touched.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpyro.distributions import constraints
+from scipy.optimize import linear_sum_assignment
+
+from marginalia.ondraws import OnDraws, Params, count, flatten
+
+RELATIVE_TOLERANCE = 1e-8
+MAX_COMBINATIONS = 1024
+MAX_ROWS = 500  # rows of the memberships that take part in the comparison of labellings
+MAX_NUMBERS = 2e7  # kept memberships: draws x rows x components
+TINY = 1e-6  # a membership is never taken as exactly 0: one draw cannot forbid a label
+
+
+@dataclass(frozen=True)
+class Exchangeable:
+    """One family of labels that may change places: `axes[site]` are the component axes of each site.
+
+    `discretes` are the discrete sites whose values are these labels, `K` how many there are.
+    """
+
+    discretes: tuple[str, ...]
+    axes: dict[str, tuple[int, ...]]
+    K: int
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Draws under one labelling.
+
+    `moved` draws of `total` were not in the most frequent labelling, `inside` chains or only between them.
+    `permutations` has a (chain, draw, K) array a family: new label k was label `p[..., k]`.
+    """
+
+    draws: dict[str, np.ndarray]
+    families: tuple[Exchangeable, ...]
+    permutations: tuple[np.ndarray, ...]
+    moved: int
+    total: int
+    inside: bool
+
+
+def permute(value: np.ndarray, axes: tuple[int, ...], permutation: np.ndarray) -> np.ndarray:
+    """One site's value with its component axes permuted: new label k is old label `permutation[k]`."""
+    for axis in axes:
+        value = np.take(value, permutation, axis=axis)
+    return value
+
+
+def find_exchangeable(engine: OnDraws, params: Params, *, random_seed: int = 0) -> tuple[Exchangeable, ...]:
+    """The families of exchangeable labels, found by permuting axes and comparing densities at a few draws.
+
+    Every set of axes whose length is the support size of a discrete is a candidate. A candidate is kept when
+    a cyclic shift and a swap (together they generate every permutation) leave the density of all tested draws
+    unchanged, permute the memberships of some discrete in the same way, and no smaller set does as much.
+    `params`: `{latent: (S, *site shape)}`. Empty when labels are told apart, or when there are too many
+    candidates.
+    """
+    rng = np.random.default_rng(random_seed)
+    rows = rng.permutation(count(params))[:3]
+    tested = {name: np.asarray(params[name], float)[rows] for name in engine.program.latents}
+    if len(rows) == 0 or not engine.program.discretes:
+        return ()
+    families: list[Exchangeable] = []
+    for K in sorted({len(d.values) for d in engine.program.discretes.values()} - {1}):
+        families += _of_size(engine, tested, K)
+    return tuple(families)
+
+
+def _of_size(engine: OnDraws, tested: Params, K: int) -> list[Exchangeable]:
+    options = []
+    for name, site in engine.program.latents.items():
+        axes = [i for i, n in enumerate(site.shape) if n == K]
+        subsets = [c for r in range(len(axes) + 1) for c in itertools.combinations(axes, r)]
+        options.append([(name, subset) for subset in subsets])
+    if np.prod([float(len(o)) for o in options]) > MAX_COMBINATIONS:
+        return []
+    combinations = [{n: s for n, s in c if s} for c in itertools.product(*options)]
+    combinations = sorted((c for c in combinations if c), key=lambda c: len(_pairs(c)))
+    shift, swap = np.roll(np.arange(K), 1), np.arange(K)
+    swap[:2] = 1, 0
+    one = {n: v[:1] for n, v in tested.items()}
+    combinations = _invariant(engine, one, combinations, [shift])
+    combinations = _invariant(engine, tested, combinations, [shift] if K == 2 else [shift, swap])
+    taken: set[tuple[str, int]] = set()
+    families = []
+    for chosen in combinations:
+        if taken & _pairs(chosen):
+            continue  # not a smallest set
+        discretes = _labelled_by(engine, tested, chosen, K, shift)
+        if discretes:
+            taken |= _pairs(chosen)
+            families.append(Exchangeable(discretes, chosen, K))
+    return families
+
+
+def _pairs(axes: dict[str, tuple[int, ...]]) -> set[tuple[str, int]]:
+    return {(name, axis) for name, some in axes.items() for axis in some}
+
+
+def _moved(params: Params, axes: dict[str, tuple[int, ...]], permutation: np.ndarray) -> Params:
+    return {n: permute(v, tuple(a + 1 for a in axes.get(n, ())), permutation) for n, v in params.items()}
+
+
+def _invariant(engine: OnDraws, params: Params, combinations: list[dict], permutations: list) -> list[dict]:
+    """Those combinations that leave the density of every draw unchanged under every permutation."""
+    if not combinations:
+        return []
+    S = count(params)
+    trials = [params] + [_moved(params, c, p) for c in combinations for p in permutations]
+    stacked = {n: np.concatenate([t[n] for t in trials]) for n in params}
+    density = engine.log_density(stacked).reshape(len(trials), S)
+    base, rest = density[0], density[1:].reshape(len(combinations), len(permutations), S)
+    with np.errstate(invalid="ignore"):  # inf - inf: outside the support, so not invariant
+        same = np.abs(rest - base) <= RELATIVE_TOLERANCE * np.maximum(1.0, np.abs(base))
+    return [c for c, good in zip(combinations, same.all(axis=(1, 2)), strict=True) if good]
+
+
+def _labelled_by(
+    engine: OnDraws, params: Params, axes: dict, K: int, permutation: np.ndarray
+) -> tuple[str, ...]:
+    """The discretes whose memberships follow the permutation; none if some neither follow nor stay."""
+    S = count(params)
+    moved = _moved(params, axes, permutation)
+    blocks = list(engine.posterior({n: np.concatenate([params[n], moved[n]]) for n in params}))
+    found = []
+    for name, site in engine.program.discretes.items():
+        both = np.concatenate([b[name] for b in blocks])
+        before, after = both[:S], both[S:]
+        if np.allclose(before, after, rtol=0, atol=1e-7):
+            continue
+        if len(site.values) != K or not np.allclose(before[..., permutation], after, rtol=0, atol=1e-7):
+            return ()
+        found.append(name)
+    return tuple(found)
+
+
+def relabel(engine: OnDraws, draws: Params, lp: np.ndarray, families: tuple[Exchangeable, ...]) -> Relabelled:
+    """The same draws under one labelling: one permutation a draw, applied to all sites of a family.
+
+    Stephens (2000), "Dealing with label switching in mixture models", algorithm 2: permutations that bring
+    each draw's memberships closest (Kullback-Leibler) to their mean, by linear assignment, until nothing
+    changes. Components are then numbered by the posterior mean of the family's first real-valued site.
+    `draws`: `{site: (chain, draw, *shape)}`; `lp`: (chain, draw), where the reference draw is chosen.
+    """
+    chains, length = lp.shape
+    params = flatten(draws, engine.program.latents)
+    rows = _kept_rows(engine, families, count(params))
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in rows}
+    for block in engine.posterior(params):
+        for name, chosen in rows.items():
+            kept[name].append(block[name].reshape(len(block[name]), -1, block[name].shape[-1])[:, chosen])
+    permutations = []
+    moved = np.zeros(chains * length, bool)
+    inside = False
+    for family in families:
+        P = np.concatenate([np.concatenate(kept[name]) for name in family.discretes], axis=1)
+        p = stephens(P, int(np.argmax(lp)))
+        p = p[:, _numbering(engine, params, family, p)]
+        for name, axes in family.axes.items():
+            params[name] = _apply(params[name], axes, p)
+        _, code = np.unique(p, axis=0, return_inverse=True)
+        code = code.reshape(-1)
+        moved |= code != np.bincount(code).argmax()
+        by_chain = code.reshape(chains, length)
+        inside = inside or bool((by_chain != by_chain[:, :1]).any())
+        permutations.append(p.reshape(chains, length, -1))
+    new = {n: params[n].reshape(np.shape(v)) if n in params else v for n, v in draws.items()}
+    return Relabelled(new, families, tuple(permutations), int(moved.sum()), chains * length, inside)
+
+
+def stephens(P: np.ndarray, reference: int, *, iterations: int = 50) -> np.ndarray:
+    """Permutations (S, K) that bring memberships P (S, rows, K) closest to their common mean.
+
+    `P[s][:, result[s]]` are the relabelled memberships of draw s; the start is the labelling of draw
+    `reference`.
+    """
+    S, _, K = P.shape
+    result = np.tile(np.arange(K), (S, 1))
+    Q = P[reference]
+    for _ in range(iterations):
+        cost = -np.einsum("nk,snl->skl", np.log(np.maximum(Q, TINY)), P, optimize=True)
+        new = np.array([linear_sum_assignment(c)[1] for c in cost])
+        if np.array_equal(new, result):
+            break
+        result = new
+        Q = np.take_along_axis(P, result[:, None, :], axis=2).mean(axis=0)
+    return result
+
+
+def _kept_rows(engine: OnDraws, families: tuple[Exchangeable, ...], S: int) -> dict[str, np.ndarray]:
+    rows = {}
+    for name in {name for family in families for name in family.discretes}:
+        site = engine.program.discretes[name]
+        size = int(np.prod(site.shape))
+        limit = min(size, MAX_ROWS, max(20, int(MAX_NUMBERS / (S * len(site.values)))))
+        rows[name] = np.linspace(0, size - 1, limit).round().astype(int)
+    return rows
+
+
+def _apply(value: np.ndarray, axes: tuple[int, ...], p: np.ndarray) -> np.ndarray:
+    """Permute the component axes of (S, *shape) by one permutation a draw, p (S, K)."""
+    for axis in axes:
+        index = p.reshape(len(p), *(p.shape[1] if i == axis else 1 for i in range(value.ndim - 1)))
+        value = np.take_along_axis(value, index, axis=axis + 1)
+    return value
+
+
+def _numbering(engine: OnDraws, params: Params, family: Exchangeable, p: np.ndarray) -> np.ndarray:
+    """The order of the components by the mean of the first real-valued site, so that seeds agree on names."""
+    names = [n for n in engine.program.latents if n in family.axes]
+    real = [n for n in names if _is_real(engine.program.latents[n].support)]
+    name = (real or names)[0]
+    mean = _apply(params[name], family.axes[name], p).mean(axis=0)
+    axes = family.axes[name]
+    first = [mean[tuple(k if i in axes else 0 for i in range(mean.ndim))] for k in range(family.K)]
+    return np.argsort(first, kind="stable")
+
+
+def _is_real(support: Any) -> bool:
+    return getattr(support, "base_constraint", support) is constraints.real

@@ -1,0 +1,145 @@
+"""Labels: found by permuting axes, undone exactly, and never touched where they mean something."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from handwritten import MU3, W3, data, gaussian_draws, mixture
+
+from marginalia.labels import find_exchangeable, permute, relabel, stephens
+from marginalia.ondraws import OnDraws, flatten
+
+MU22, W22 = [[-0.8, -1.5], [0.8, 1.0]], [0.14, 0.86]
+
+
+def families_of(marginal, draws):
+    return find_exchangeable(OnDraws(marginal), flatten(draws, marginal.program.latents))
+
+
+def planted(draws, seed=3):
+    """The draws with a random permutation a draw, and the permutations."""
+    rng = np.random.default_rng(seed)
+    chains, length, K = draws["w"].shape
+    p = rng.permuted(np.broadcast_to(np.arange(K), (chains, length, K)), axis=2)
+    out = dict(draws)
+    for name in ("w", "mu"):
+        value = draws[name]
+        index = p.reshape(*p.shape, *(1 for _ in value.shape[3:]))
+        out[name] = np.take_along_axis(value, index, axis=2)
+    return out, p
+
+
+def test_component_axes_are_found():
+    draws = gaussian_draws(MU3, W3, 0.8)
+    (family,) = families_of(mixture(data(MU3, W3, 0.8), 3), draws)
+    assert (family.discretes, family.axes, family.K) == (("z",), {"w": (0,), "mu": (0,)}, 3)
+
+
+def test_the_component_axis_is_told_from_a_coordinate_axis_of_the_same_length():
+    draws = gaussian_draws(MU22, W22, 1.0)
+    assert draws["mu"].shape[2:] == (2, 2)
+    (family,) = families_of(mixture(data(MU22, W22, 1.0), 2), draws)
+    assert family.axes == {"w": (0,), "mu": (0,)}
+
+
+@pytest.mark.parametrize("options", [{"ordered": "density"}, {"ordered": "support"}, {"informative": True}])
+def test_labels_that_mean_something_are_not_exchangeable(options):
+    draws = gaussian_draws(MU3, W3, 0.8)
+    draws["mu"] = np.sort(draws["mu"], axis=2)
+    assert families_of(mixture(data(MU3, W3, 0.8), 3, **options), draws) == ()
+
+
+def test_a_density_that_is_a_little_asymmetric_is_not_exchangeable():
+    marginal = mixture(data(MU3, W3, 0.8), 3)
+    symmetric = marginal.kernel.prior_density
+    kernel = dataclasses.replace(
+        marginal.kernel, prior_density=lambda p: symmetric(p) + 1e-4 * jnp.tanh(p["mu"][0])
+    )
+    assert families_of(dataclasses.replace(marginal, kernel=kernel), gaussian_draws(MU3, W3, 0.8)) == ()
+
+
+def test_an_invariant_axis_that_no_discrete_follows_is_not_a_label():
+    """A site that only its own symmetric prior knows can be permuted too, which says nothing on labels."""
+    marginal = mixture(data(MU3, W3, 0.8), 3)
+    extra = dataclasses.replace(marginal.program.latents["mu"], name="free", dims=("component",))
+    program = dataclasses.replace(marginal.program, latents={**marginal.program.latents, "free": extra})
+    symmetric = marginal.kernel.prior_density
+    kernel = dataclasses.replace(
+        marginal.kernel, prior_density=lambda p: symmetric(p) - (p["free"] ** 2).sum()
+    )
+    draws = gaussian_draws(MU3, W3, 0.8)
+    draws["free"] = np.random.default_rng(0).standard_normal(draws["mu"].shape)
+    (family,) = families_of(dataclasses.replace(marginal, program=program, kernel=kernel), draws)
+    assert family.axes == {"w": (0,), "mu": (0,)}
+
+
+@pytest.mark.parametrize(("mu", "w", "sd"), [(MU3, W3, 0.8), (MU22, W22, 1.0)])
+def test_planted_permutations_are_undone_exactly(mu, w, sd):
+    marginal = mixture(data(mu, w, sd), len(mu))
+    clean = gaussian_draws(mu, w, sd)
+    switched, p = planted(clean)
+    assert not np.array_equal(switched["mu"], clean["mu"])
+    engine = OnDraws(marginal)
+    lp = engine.log_density(flatten(switched, marginal.program.latents)).reshape(p.shape[:2])
+    found = families_of(marginal, switched)
+    out = relabel(engine, switched, lp, found)
+    for name in clean:
+        np.testing.assert_array_equal(out.draws[name], clean[name])  # mu's order is the numbering as well
+    np.testing.assert_array_equal(
+        np.take_along_axis(p, out.permutations[0], axis=2), np.broadcast_to(np.arange(len(w)), p.shape)
+    )
+    assert out.inside
+    assert 0 < out.moved < out.total == 200
+
+
+def test_one_switched_chain_is_counted_and_called_between_chains():
+    marginal = mixture(data(MU22, W22, 1.0), 2)
+    clean = gaussian_draws(MU22, W22, 1.0)
+    switched = {n: v.copy() for n, v in clean.items()}
+    for name in ("w", "mu"):
+        switched[name][1] = switched[name][1][:, ::-1]
+    out = relabel(OnDraws(marginal), switched, np.zeros((4, 50)), families_of(marginal, switched))
+    assert (out.moved, out.inside) == (50, False)
+    np.testing.assert_array_equal(out.draws["mu"], clean["mu"])
+
+
+def test_draws_without_switching_are_only_numbered():
+    marginal = mixture(data(MU3, W3, 0.8), 3)
+    clean = gaussian_draws(MU3[::-1], W3[::-1], 0.8)
+    out = relabel(OnDraws(marginal), clean, np.zeros((4, 50)), families_of(marginal, clean))
+    assert out.moved == 0
+    np.testing.assert_array_equal(out.draws["mu"], clean["mu"][..., ::-1])
+    np.testing.assert_array_equal(out.draws["w"], clean["w"][..., ::-1])
+    np.testing.assert_array_equal(out.draws["sd"], clean["sd"])
+
+
+def test_stephens_does_not_depend_on_a_reference_that_is_nearly_symmetric():
+    rng = np.random.default_rng(0)
+    truth = rng.dirichlet(np.full(3, 0.5), size=40)
+    P = np.stack([truth] * 30)
+    P[0] = 0.02 * truth + 0.98 / 3  # the reference says almost nothing
+    p = rng.permuted(np.broadcast_to(np.arange(3), (30, 3)), axis=1)
+    P = np.take_along_axis(P, p[:, None, :], axis=2)
+    back = np.take_along_axis(P, stephens(P, 0)[:, None, :], axis=2)[1:]
+    np.testing.assert_array_equal(back, np.broadcast_to(back[0], back.shape))
+
+
+def test_both_axes_of_a_transition_matrix_move_together():
+    A = np.arange(9.0).reshape(3, 3)
+    p = np.array([2, 0, 1])
+    np.testing.assert_array_equal(permute(A, (0, 1), p), A[np.ix_(p, p)])
+
+
+def test_one_compilation_serves_all_checks():
+    marginal = mixture(data(MU3, W3, 0.8), 3)
+    traced = []
+    joint = marginal.kernel.joint
+    kernel = dataclasses.replace(marginal.kernel, joint=lambda p, d: traced.append(1) or joint(p, d))
+    engine = OnDraws(dataclasses.replace(marginal, kernel=kernel))
+    draws = gaussian_draws(MU3, W3, 0.8)
+    families = find_exchangeable(engine, flatten(draws, marginal.program.latents))
+    relabel(engine, draws, np.zeros((4, 50)), families)
+    assert len(traced) == 2  # the density once, the memberships once
