@@ -36,15 +36,14 @@ def test_map_of_five_points(marginal):
     assert result.info["traces"] == 1
 
 
-def test_nuts_of_five_points_is_traced_once_and_repeats(marginal):
+def test_nuts_of_five_points_is_traced_once(marginal):
     options = infer.NUTS(draws=100, tune=200, chains=2, starts=16)
-    first, second = (infer.run(marginal, options, random_seed=4, progressbar=False) for _ in range(2))
-    assert first.info["traces"] == 1
-    assert all(first.draws[name].tobytes() == second.draws[name].tobytes() for name in first.draws)
-    assert first.draws["weights"].shape == (2, 100, 2)
-    np.testing.assert_allclose(first.draws["weights"].sum(axis=-1), 1.0)
+    result = infer.run(marginal, options, random_seed=4, progressbar=False)
+    assert result.info["traces"] == 1
+    assert result.draws["weights"].shape == (2, 100, 2)
+    np.testing.assert_allclose(result.draws["weights"].sum(axis=-1), 1.0)
     # Both chains in one labelling, and in the mode of two clusters.
-    means = first.draws["locs"].mean(axis=1)
+    means = result.draws["locs"].mean(axis=1)
     np.testing.assert_allclose(np.sort(means, axis=1), [[0.5, 11.0]] * 2, atol=1.0)
     assert np.ptp(means, axis=0).max() < 1.0
 
