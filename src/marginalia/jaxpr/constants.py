@@ -89,7 +89,12 @@ def evaluate(primitive: Any, params: dict[str, Any], arguments: list[np.ndarray]
         return [fast]
     with jax.ensure_compile_time_eval():
         outputs = bind(primitive, params, *arguments)
-        return [np.asarray(o) for o in outputs]
+        return [concrete(o) for o in outputs]
+
+
+def concrete(array: Any) -> Any:
+    """A NumPy array; random keys have no such form and stay what they are."""
+    return array if jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended) else np.asarray(array)
 
 
 def bind(primitive: Any, params: dict[str, Any], *arguments: Any) -> list[Any]:

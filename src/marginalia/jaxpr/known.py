@@ -23,7 +23,7 @@ class Lazy:
 
     def get(self) -> np.ndarray:
         if self._compute is not None:
-            self._value = np.asarray(self._compute())
+            self._value = self._compute()
             self._compute = None
         assert self._value is not None
         return self._value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +16,10 @@ from marginalia.marginalize.interpret import (
     apply_elementwise,
     call,
     force,
-    generic,
     known_outputs,
     run_closed,
 )
-from marginalia.marginalize.structure import concatenate
-from marginalia.marginalize.value import Array, Value, aligned, constant, insert_axis, materialize, plain, table_over, take
+from marginalia.marginalize.value import Array, Value, aligned, constant, materialize, plain, table_over
 
 @call("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 def inline(equation: Any, nodes: list[Node]) -> list[Node]:
@@ -107,41 +104,3 @@ def conditional(equation: Any, nodes: list[Node]) -> list[Node]:
         index = index.astype(bool) if len(branches) == 2 else index
         chosen.append(Value(jax.lax.select_n(index, *[jnp.asarray(t) for t in tables[1:]]), cases[0].shape, lanes))
     return chosen
-
-
-MAX_UNROLLED = 64
-"""Steps of a `scan` over discretes that are written out; longer ones need a rule or are refused."""
-
-
-@call("scan")
-def scan(equation: Any, nodes: list[Node]) -> list[Node]:
-    """A loop that reads discretes is written out step by step; one that reads none stays a loop."""
-    values = [force(node) for node in nodes]
-    params = equation.params
-    if not any(v.lanes for v in values):
-        arrays = [materialize(v).array for v in values]
-        return [plain(o) for o in constants.bind(equation.primitive, params, *arrays)]
-    length = params["length"]
-    if length > MAX_UNROLLED:
-        return list(generic(equation, values))
-    n_consts, n_carry = _scan_counts(equation)
-    fixed, carry, inputs = values[:n_consts], values[n_consts : n_consts + n_carry], values[n_consts + n_carry :]
-    steps = range(length - 1, -1, -1) if params["reverse"] else range(length)
-    collected: list[list[Value]] = [[] for _ in range(length)]
-    for t in steps:
-        outputs = [force(o) for o in run_closed(params["jaxpr"], [*fixed, *carry, *[take(x, 0, t) for x in inputs]])]
-        carry, collected[t] = outputs[:n_carry], outputs[n_carry:]
-    stacked = [concatenate([insert_axis(v, 0) for v in column], 0) for column in zip(*collected, strict=True)]
-    return [*carry, *stacked]
-
-
-def _scan_counts(equation: Any) -> tuple[int, int]:
-    """Numbers of constants and carried values; read off the shapes, since JAX's parameters for them change.
-
-    What is scanned over, and what is collected, has one axis more outside the loop than inside.
-    """
-    body = equation.params["jaxpr"].jaxpr
-    scanned = sum(len(o.aval.shape) > len(i.aval.shape) for o, i in zip(equation.invars, body.invars, strict=True))
-    collected = sum(len(o.aval.shape) > len(i.aval.shape) for o, i in zip(equation.outvars, body.outvars, strict=True))
-    carried = len(equation.outvars) - collected
-    return len(equation.invars) - scanned - carried, carried

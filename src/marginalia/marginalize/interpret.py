@@ -235,7 +235,9 @@ def apply_elementwise(
     name: str, values: Sequence[Value], primitive: Any = None, params: dict[str, Any] | None = None
 ) -> Value:
     """One value per position from the values at that position; lanes unite."""
-    shape = max((v.shape for v in values), key=len)
+    shapes = {v.shape for v in values if v.shape}
+    # JAX lets elementwise operations meet axes of length one without a broadcast.
+    shape = next(iter(shapes)) if len(shapes) == 1 else tuple(np.broadcast_shapes(*shapes))
     if all(v.is_plain() for v in values) and not all(isinstance(v.array, np.ndarray) for v in values):
         lanes: tuple[Lane, ...] = ()
         tables: list[Array] = [v.array for v in values]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 # The rules register themselves.
-from marginalia.marginalize import calls, indexing, structure  # noqa: F401
+from marginalia.marginalize import calls, indexing, loops, structure  # noqa: F401
 from marginalia.marginalize.interpret import Sum, run
 from marginalia.marginalize.bounds import Context, current, speaking_of
 from marginalia.marginalize.value import Lane, Value, plain
