@@ -105,6 +105,7 @@ def test_a_fit_says_its_plan_table_and_verdict_and_writes_three_files(run, stand
     status, said, _ = run(*fit_words(data, tmp_path / "out"))
     assert status == 0
     for words in [
+        "t.csv, column velocity.",
         "summed out [independently]",
         "mu[0]  1.235       812  1.001",
         "Converged: the chains agree",

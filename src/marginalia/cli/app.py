@@ -94,7 +94,7 @@ def fit(
     the new ones are complete; nothing else in it is touched. Exit status 3 means that the results were
     written but are not to be trusted yet: the text says why.
     """
-    table, _, ready, y = _prepared(data, column, components, model)
+    table, ready, y = _prepared(data, column, components, model)
     sampler: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
     given = {name: value for name, value in sampler.items() if value is not None}
     chosen = _method(method, given)
@@ -104,7 +104,7 @@ def fit(
 
     _compilation_cache(no_cache)
     marginal = mg.marginalize(ready, y)
-    show.plan(marginal.explain())
+    show.plan(data, ready.model_options["columns"], marginal.explain())
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", MarginaliaWarning
@@ -135,10 +135,10 @@ def explain(
     data: DataFile, column: Columns = None, components: Components = 2, model: Model = "gaussian-mixture"
 ) -> None:
     """Say how the discretes would be summed out."""
-    _, _, ready, y = _prepared(data, column, components, model)
+    _, ready, y = _prepared(data, column, components, model)
     import marginalia as mg
 
-    show.plan(mg.marginalize(ready, y).explain())
+    show.plan(data, ready.model_options["columns"], mg.marginalize(ready, y).explain())
 
 
 @app.command()
@@ -205,7 +205,7 @@ def report(
 
 def _prepared(
     data: Path, column: list[str] | None, components: int, model: str
-) -> tuple[Table, list[str], Ready, np.ndarray]:
+) -> tuple[Table, Ready, np.ndarray]:
     """Read and check the table, and make the model for it."""
     table = read_table(data)
     columns = list(dict.fromkeys(column)) if column else list(numeric_names(table))
@@ -230,7 +230,7 @@ def _prepared(
         )
     from marginalia import models
 
-    return table, columns, models.gaussian_mixture(y, components=components, columns=columns), y
+    return table, models.gaussian_mixture(y, components=components, columns=columns), y
 
 
 def _shaped(y: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -37,8 +38,10 @@ def complain(text: str) -> None:
     console(sys.stderr).print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=not sys.stderr.isatty())
 
 
-def plan(text: str) -> None:
+def plan(source: Path, columns: Sequence[str], text: str) -> None:
+    """Say what is modelled, and how its discretes are summed out."""
     say("Plan", "bold")
+    say(f"Data {source}, {'column' if len(columns) == 1 else 'columns'} {', '.join(columns)}.")
     say(text.rstrip() + "\n")
 
 
