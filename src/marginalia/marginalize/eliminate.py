@@ -6,6 +6,7 @@ maximum gives the most probable assignment, and both go back through the same ta
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marginalia.marginalize.chain import Chains, backward, forward
 from marginalia.marginalize.graph import Graph, Source
-from marginalia.marginalize.plan import Group, Piece, Plan
+from marginalia.marginalize.pieces import collect, select
+from marginalia.marginalize.plan import Group, Plan
 
 type Semiring = Callable[[Any], Any]
 
@@ -54,15 +57,23 @@ def eliminate(plan: Plan, factors: Sequence[tuple[Any, tuple[int, ...]]], semiri
     batches: dict[int, Any] = {
         i: cut(factors[b.source.factor], b.source) for i, b in enumerate(graph.batches) if b.source is not None
     }
-    kept, roots = [], []
+    kept: list[tuple[Any, ...]] = []
+    roots: list[Any] = []
     for groups in plan.rounds:
-        tables = []
+        tables: list[Any] = []
         for group in groups:
-            table = _collect(group, batches)
+            if isinstance(group, Chains):
+                log_z_, passed = forward(group, batches, semiring, unary)
+                roots.append(log_z_)
+                tables.append(passed)
+                continue
+            table = collect(group.pieces, (group.states, *group.neighbour_states), group.count, batches)
             if unary is not None:
                 table = table + _unary(group, unary)
             tables.append(table)
         for group, table in zip(groups, tables, strict=True):
+            if isinstance(group, Chains):
+                continue
             reduced = semiring(table)
             if group.message is None:
                 roots.append(jnp.broadcast_to(reduced, (group.count,)))
@@ -105,91 +116,35 @@ def cut(factor: tuple[Any, tuple[int, ...]], source: Source) -> Any:
     return table
 
 
-def select(table: Any, elements: np.ndarray) -> Any:
-    """Chosen positions of the last axis, as a slice where they are consecutive."""
-    if table.shape[-1] == 1:
-        return table
-    start, stop = int(elements[0]), int(elements[-1]) + 1
-    if stop - start == len(elements) and (np.diff(elements) == 1).all():
-        return table[..., start:stop]
-    return table[..., elements]
-
-
-def _collect(group: Group, batches: dict[int, Any]) -> Any:
-    """The table of a group: all that its discretes take part in, added up, (states, neighbours' states..., count)."""
-    extent = (group.states, *group.neighbour_states)
-    total: Any = jnp.zeros((*(1 for _ in extent), 1))
-    scattered: dict[tuple[int, ...], list[tuple[Any, np.ndarray]]] = {}
-    for piece in group.pieces:
-        table = _arranged(piece, batches[piece.batch], extent)
-        if piece.slots is None:
-            total = total + table
-        elif table.shape[-1] == 1:
-            total = total + _repeated(table, piece.slots, group.count)
-        else:
-            scattered.setdefault(tuple(table.shape[:-1]), []).append((table, piece.slots))
-    for parts in scattered.values():
-        table = jnp.concatenate([t for t, _ in parts], axis=-1) if len(parts) > 1 else parts[0][0]
-        slots = np.concatenate([s for _, s in parts])
-        total = total + segment_sum(table, slots, group.count)
-    return jnp.broadcast_to(total, (*extent, total.shape[-1]))
-
-
-def _arranged(piece: Piece, table: Any, extent: tuple[int, ...]) -> Any:
-    """A piece's table with its axes in the group's order, cut to the supports, of length one where it reads nothing."""
-    if piece.elements is not None:
-        table = select(table, piece.elements)
-    order = sorted(range(len(piece.axes)), key=lambda i: piece.axes[i])
-    table = table.transpose([*order, table.ndim - 1])
-    sizes = [extent[piece.axes[i]] for i in order]
-    table = table[tuple(slice(0, n) for n in sizes)]
-    shape = [1] * len(extent)
-    for i, n in zip(order, sizes, strict=True):
-        shape[piece.axes[i]] = n
-    return table.reshape((*shape, table.shape[-1]))
-
-
-def _repeated(table: Any, slots: np.ndarray, count: int) -> Any:
-    """One table added at many slots, possibly several times at one."""
-    times = np.bincount(slots, minlength=count)
-    if (times == times[0]).all():
-        return table if times[0] == 1 else table * int(times[0])
-    return jnp.where(times > 0, table * np.maximum(times, 1), 0.0)
-
-
-def segment_sum(table: Any, slots: np.ndarray, count: int) -> Any:
-    """Sum the elements (last axis) that share a slot."""
-    order = np.argsort(slots, kind="stable")
-    times = np.bincount(slots, minlength=count)
-    if len(slots) == count * times[0] and (times == times[0]).all():
-        if not np.array_equal(order, np.arange(len(order))):
-            table = table[..., order]
-        return table.reshape((*table.shape[:-1], count, int(times[0]))).sum(-1)
-    return jnp.zeros((*table.shape[:-1], count), table.dtype).at[..., slots].add(table)
-
-
 def _unary(group: Group, unary: Any) -> Any:
     own = unary[group.variables, : group.states].T
     return own.reshape((group.states, *(1 for _ in group.neighbour_states), group.count))
 
 
-def go_back(plan: Plan, eliminated: Eliminated, choose: Callable[[Any, int, int], Any]) -> Any:
+def _choose_in_chain(choose: Callable[[Any, tuple[Any, ...]], Any], r: int, g: int, table: Any, t: Any) -> Any:
+    return choose(table, (r, g, t))
+
+
+def go_back(plan: Plan, eliminated: Eliminated, choose: Callable[[Any, tuple[Any, ...]], Any]) -> Any:
     """States of all discretes, chosen in the reverse of the elimination order.
 
-    `choose(table, round, group)` picks a state along the first axis of (states, count), given that all neighbours
-    have been chosen.
+    `choose(table, place)` picks a state along the first axis of (states, count), given that all neighbours have been
+    chosen; `place` is a tuple of integers, a different one at every call.
     """
     states = jnp.zeros((plan.graph.n,), jnp.int32)
     for r in range(len(plan.rounds) - 1, -1, -1):
         for g, group in enumerate(plan.rounds[r]):
             table = eliminated.tables[r][g]
+            if isinstance(group, Chains):
+                states = backward(group, table, states, functools.partial(_choose_in_chain, choose, r, g))
+                continue
             if len(group.neighbours):
                 at = jnp.arange(group.count) if table.shape[-1] > 1 else jnp.zeros((group.count,), int)
                 index = (slice(None), *[states[u] for u in group.neighbours], at)
                 table = table[index]
             else:
                 table = jnp.broadcast_to(table, (group.states, group.count))
-            states = states.at[group.variables].set(choose(table, r, g).astype(jnp.int32))
+            states = states.at[group.variables].set(choose(table, (r, g)).astype(jnp.int32))
     return states
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from marginalia.marginalize.chain import Chains
+
 if TYPE_CHECKING:
     from marginalia.marginalize.kernel import Kernel
 
@@ -47,20 +49,21 @@ def strategy(kernel: Kernel, site: int) -> str:
     members = np.bincount(graph.component, minlength=graph.n_components)
     if (members[own] == 1).all():
         return "independent elements, each summed on its own"
+    chain = next((g for r in kernel.plan.rounds for g in r if isinstance(g, Chains) and (graph.site[g.variables] == site).any()),
+                 None)
+    if chain is not None:
+        lag = "" if chain.lag == 1 else f", each reading {chain.lag} before it"
+        count = f"{len(chain.order)} chains" if len(chain.order) > 1 else "a chain"
+        return f"{count} of up to {chain.length} discretes{lag}, summed by one forward pass"
     pairs = set()
-    degree = np.zeros(graph.n, int)
     widest = 0
     for batch in graph.batches:
         widest = max(widest, len(batch.scope))
         if len(batch.scope) == 2:
             pairs.update(zip(*np.sort(batch.scope, axis=0).tolist(), strict=True))
-    for a, b in pairs:
-        degree[a] += 1
-        degree[b] += 1
     largest = int(members[own].max())
     if widest <= 2 and len(pairs) == int((members - 1).sum()):
-        shape = "a chain" if degree.max() <= 2 else "a tree"
-        return f"{shape} of up to {largest} discretes, summed from its leaves"
+        return f"a tree of up to {largest} discretes, summed from its leaves"
     return f"a graph of up to {largest} discretes, summed in order of least cost"
 
 

@@ -141,8 +141,8 @@ class Kernel:
         """A joint draw of all discretes given the observed and the parameters."""
         eliminated = self._eliminate(params, data, log_sum)
 
-        def choose(table: Any, r: int, g: int) -> Any:
-            own = jax.random.fold_in(jax.random.fold_in(key, r), g)
+        def choose(table: Any, place: tuple[Any, ...]) -> Any:
+            own = functools.reduce(jax.random.fold_in, place, key)
             return jax.random.categorical(own, table, axis=0)
 
         return self._values(go_back(self.plan, eliminated, choose))
@@ -150,7 +150,7 @@ class Kernel:
     def mode(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
         """The jointly most probable values of all discretes."""
         eliminated = self._eliminate(params, data, log_max)
-        return self._values(go_back(self.plan, eliminated, lambda table, r, g: jnp.argmax(table, axis=0)))
+        return self._values(go_back(self.plan, eliminated, lambda table, _: jnp.argmax(table, axis=0)))
 
     def clamped(self, params: Mapping[str, Any], data: Any, unary: Any) -> Any:
         """The log density with `unary` (discretes x states) added; -inf forbids a state. No scale is applied."""

@@ -15,19 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from marginalia.marginalize import bounds
+from marginalia.marginalize.chain import Chains, find_chains
 from marginalia.marginalize.graph import Batch, Graph, neighbours
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """Part of a batch that goes into a group's table: element e is added at slot `slots[e]`."""
-
-    batch: int
-    elements: np.ndarray | None
-    axes: tuple[int, ...]
-    """Place of each of the batch's lanes among (the discrete, its neighbours in order)."""
-    slots: np.ndarray | None
-    """None when element e belongs to slot e."""
+from marginalia.marginalize.pieces import Piece
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +45,7 @@ class Group:
 @dataclass(frozen=True, eq=False)
 class Plan:
     graph: Graph
-    rounds: tuple[tuple[Group, ...], ...]
+    rounds: tuple[tuple[Group | Chains, ...], ...]
     root_components: np.ndarray
     """Component of each root, in the order in which the rounds meet them."""
     ordered: bool = field(default=False)
@@ -74,9 +64,20 @@ def make_plan(graph: Graph) -> Plan:
     live = {i: b for i, b in enumerate(graph.batches) if len(b.scope)}
     next_batch = len(graph.batches)
     remaining = np.ones(graph.n, bool)
-    rounds, roots = [], []
+    rounds: list[tuple[Group | Chains, ...]] = []
+    roots: list[np.ndarray] = []
     while remaining.any():
-        chosen, first, other = _choose(graph, list(live.values()), remaining)
+        first, other = neighbours(list(live.values()), graph.n)
+        chains = find_chains(graph, live, remaining, first, other)
+        if chains:
+            # A chain is a whole component: nothing else reads its discretes, and it leaves no message.
+            for chain in chains:
+                roots.append(graph.component[chain.order[:, 0]])
+                remaining[chain.variables] = False
+            live = _without(live, np.concatenate([chain.variables for chain in chains]), graph.n)
+            rounds.append(tuple(chains))
+            continue
+        chosen = _choose(graph, remaining, first, other)
         groups = []
         for variables, adjacent in _alike(graph, chosen, first, other):
             shape = tuple(int(k) for k in graph.sizes[adjacent[:, 0]]) if len(adjacent) else ()
@@ -101,9 +102,8 @@ def make_plan(graph: Graph) -> Plan:
     return Plan(graph, tuple(rounds), found, ordered)
 
 
-def _choose(graph: Graph, batches: list[Batch], remaining: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The discretes of the next round, and all pairs of neighbours."""
-    first, other = neighbours(batches, graph.n)
+def _choose(graph: Graph, remaining: np.ndarray, first: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The discretes of the next round: cheap ones, no two of them neighbours."""
     log_size = np.log(graph.sizes)
     cost = np.where(remaining, log_size, np.inf)
     np.add.at(cost, first, log_size[other])
@@ -123,7 +123,7 @@ def _choose(graph: Graph, batches: list[Batch], remaining: np.ndarray) -> tuple[
                 picked.append(v)
                 blocked[other[starts[v] : starts[v + 1]]] = True
         chosen.append(np.asarray(sorted(picked)))
-    return np.concatenate(chosen).astype(np.int64), first, other
+    return np.concatenate(chosen).astype(np.int64)
 
 
 def _candidates(cost: np.ndarray, remaining: np.ndarray, one_more: float) -> np.ndarray:

@@ -1,0 +1,206 @@
+"""Chains: sequences in which each discrete meets only a few before it, summed by one pass along the sequence.
+
+Found from the factor graph alone, in an order in which every factor spans at most `lag` + 1 neighbours in the
+sequence: a loop over named sites, `z[1:]` given `z[:-1]`, a NumPyro `scan`, lags of two and more, batches of sequences of
+unequal length. The pass carries a table over the last `lag` discretes, so its work is O(T K^(lag + 1)) and its compiled
+program does not grow with T (the forward recursion; Rabiner 1989, section III.A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
+
+from marginalia.marginalize import bounds
+from marginalia.marginalize.graph import Batch, Graph
+from marginalia.marginalize.pieces import Piece, collect
+
+SHORTEST = 8
+"""Sequences shorter than this are left to the general elimination, which does as well."""
+
+WIDEST = 4
+"""The longest lag that is looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """Sequences of equal support and lag, side by side: `order[b, t]` is a discrete, -1 beyond a sequence's end.
+
+    `pieces` go into one table over (the `lag` discretes before, the discrete itself) per place: slot b * T + t.
+    """
+
+    order: np.ndarray
+    states: int
+    lag: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def length(self) -> int:
+        return self.order.shape[1]
+
+    @property
+    def variables(self) -> np.ndarray:
+        return self.order[self.order >= 0]
+
+    @property
+    def clique(self) -> int:
+        return self.states ** (self.lag + 1)
+
+    @property
+    def count(self) -> int:
+        return int((self.order >= 0).sum())
+
+
+def find_chains(
+    graph: Graph, live: dict[int, Batch], remaining: np.ndarray, first: np.ndarray, other: np.ndarray
+) -> list[Chains]:
+    """The components of what remains that are chains: "mine", or an empty list."""
+    links = coo_matrix((np.ones(len(first), np.int8), (first, other)), shape=(graph.n, graph.n)).tocsr()
+    _, label = connected_components(links, directed=False)
+    members = np.bincount(label[remaining], minlength=label.max() + 1)
+    long = np.flatnonzero(members >= SHORTEST)
+    found: dict[tuple[int, int], list[np.ndarray]] = {}
+    order_by_label = np.argsort(label, kind="stable")
+    starts = np.searchsorted(label[order_by_label], np.arange(label.max() + 2))
+    for component in long:
+        ids = order_by_label[starts[component] : starts[component + 1]]
+        ids = ids[remaining[ids]]
+        states = graph.sizes[ids]
+        if (states != states[0]).any():
+            continue
+        ordered = _in_sequence(links, ids)
+        if ordered is None:
+            continue
+        ids, lag = ordered
+        if int(states[0]) ** (lag + 1) > bounds.current().max_states:
+            continue
+        found.setdefault((int(states[0]), lag), []).append(ids)
+    chains = []
+    for (states_, lag), sequences in found.items():
+        longest = max(len(s) for s in sequences)
+        order = np.full((len(sequences), longest), -1, np.int64)
+        for b, sequence in enumerate(sequences):
+            order[b, : len(sequence)] = sequence
+        pieces = _pieces(graph.n, live, order, lag)
+        chains.append(Chains(order, states_, lag, pieces))
+    return chains
+
+
+def _in_sequence(links: Any, ids: np.ndarray) -> tuple[np.ndarray, int] | None:
+    """The discretes of a component in an order of small bandwidth, and that bandwidth; None when it is not a chain.
+
+    The program's own order is tried first, then the reverse Cuthill-McKee order.
+    """
+    own = links[ids][:, ids].tocoo()
+    lag = int(np.abs(own.row - own.col).max())
+    if lag > 1:
+        order = reverse_cuthill_mckee(own.tocsr(), symmetric_mode=True)
+        place = np.empty(len(ids), np.int64)
+        place[order] = np.arange(len(ids))
+        other = int(np.abs(place[own.row] - place[own.col]).max())
+        if other < lag:
+            ids, lag = ids[order], other
+    if lag > WIDEST or len(ids) < SHORTEST * lag:
+        return None
+    return ids, lag
+
+
+def _pieces(n: int, live: dict[int, Batch], order: np.ndarray, lag: int) -> tuple[Piece, ...]:
+    """Every factor of the chains goes to the place of its last discrete."""
+    place = np.full(n + 1, -1, np.int64)
+    inside = order >= 0
+    flat = np.arange(order.size).reshape(order.shape)
+    place[order[inside]] = flat[inside]
+    pieces: list[Piece] = []
+    for index, batch in live.items():
+        at = place[batch.scope]
+        elements = np.flatnonzero((at >= 0).all(axis=0)) if len(at) else np.zeros(0, int)
+        if not len(elements):
+            continue
+        at = at[:, elements]
+        last = at.max(axis=0)
+        axes = lag - (last - at)
+        kinds, which = np.unique(axes, axis=1, return_inverse=True)
+        which = which.reshape(-1)
+        for k in range(kinds.shape[1]):
+            own = elements[which == k]
+            slots = last[which == k]
+            aligned = len(slots) == order.size and np.array_equal(slots, np.arange(order.size))
+            pieces.append(
+                Piece(
+                    index,
+                    None if len(own) == batch.scope.shape[1] else own,
+                    tuple(int(a) for a in kinds[:, k]),
+                    None if aligned else slots,
+                )
+            )
+    return tuple(pieces)
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """What the forward pass leaves: the table entering each step, and the tables of the steps."""
+
+    entering: Any
+    steps: Any
+    last: Any
+
+
+def forward(
+    chains: Chains, batches: dict[int, Any], semiring: Callable[[Any], Any], unary: Any = None
+) -> tuple[Any, Passed]:
+    """log Z of every sequence, and what is needed to go back.
+
+    `semiring` reduces the first axis of a log table.
+    """
+    k, lag = chains.states, chains.lag
+    b, t = chains.order.shape
+    table = collect(chains.pieces, (k,) * (lag + 1), b * t, batches)
+    table = jnp.broadcast_to(table, (*table.shape[:-1], b * t))
+    if unary is not None:
+        own = unary[np.maximum(chains.order.reshape(-1), 0), :k].T
+        own = jnp.where(chains.order.reshape(-1) >= 0, own, 0.0)
+        table = table + own.reshape((*(1,) * lag, k, b * t))
+    steps = jnp.moveaxis(table.reshape((*table.shape[:-1], b, t)), -1, 0)  # (T, K, ..., K, B)
+    valid = jnp.asarray(chains.order >= 0).T  # (T, B)
+    # Before a sequence starts there are no earlier discretes: state 0 stands for each of them.
+    start = jnp.full((k,) * lag + (b,), -jnp.inf, table.dtype).at[(0,) * lag].set(0.0)
+
+    def step(carry: Any, inputs: tuple[Any, Any]) -> tuple[Any, Any]:
+        own, here = inputs
+        reached = semiring(carry[..., None, :] + own)
+        return jnp.where(here, reached, carry), carry
+
+    last, entering = jax.lax.scan(step, start, (steps, valid))
+    total = last.reshape((-1, b))
+    return semiring(total), Passed(entering, steps, last)
+
+
+def backward(chains: Chains, passed: Passed, states: Any, choose: Callable[[Any, Any], Any]) -> Any:
+    """Choose all states from the last to the first; `choose(table, t)` picks along the first axis of (K, B)."""
+    k, lag = chains.states, chains.lag
+    b, t = chains.order.shape
+    flat = passed.last.reshape((-1, b))
+    end = choose(flat, t)
+    window = jnp.stack(jnp.unravel_index(end, (k,) * lag))  # (lag, B): the last `lag` states of each sequence
+
+    def step(window: Any, inputs: tuple[Any, Any, Any, Any]) -> tuple[Any, Any]:
+        entering, own, here, at = inputs
+        # The discrete leaving the window on the left is chosen given the window.
+        joint = entering[..., None, :] + own
+        index = (slice(None), *[window[i] for i in range(lag)], jnp.arange(b))
+        chosen = choose(joint[index], at)
+        moved = jnp.concatenate([chosen[None], window[:-1]], axis=0)
+        return jnp.where(here, moved, window), window[-1]
+
+    valid = jnp.asarray(chains.order >= 0).T
+    _, found = jax.lax.scan(step, window, (passed.entering, passed.steps, valid, jnp.arange(t)), reverse=True)
+    inside = chains.order >= 0
+    return states.at[chains.order[inside]].set(found.T[inside].astype(states.dtype))
