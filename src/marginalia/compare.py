@@ -13,7 +13,7 @@ from marginalia.ondraws import OnDraws, Params, count, flatten, thin
 
 STORED_NUMBERS = 2e7  # draws x units that a fit keeps; above, they are computed when they are asked for
 MOST_DRAWS = 1000
-MOST_UNITS = 20_000
+MOST_UNITS = 5_000  # PSIS costs about a millisecond a unit
 
 
 def log_likelihood(

@@ -110,10 +110,7 @@ class Fit:
 
     def loo(self, *, unit: str | None = None) -> Any:
         """Leave-one-out cross-validation (PSIS) over independent units, as ArviZ's `ELPDData`."""
-        kept = store.arrays(self.data, "log_likelihood") or None
-        if kept is None:
-            self._needs_model("loo")
-        return compare.loo(self._on_draws, self.draws, kept, unit=unit)
+        return self._loo if unit is None else self._loo_of(unit)
 
     def density(self) -> xr.Dataset:
         """p(y | data) on a grid, its 89 % band and each component's part: what `plot.density()` draws."""
@@ -170,6 +167,16 @@ class Fit:
         self._needs_model("membership")
         assert self._on_draws is not None
         return memberships.membership(self._on_draws, self._params())
+
+    @cached_property
+    def _loo(self) -> Any:
+        return self._loo_of(None)
+
+    def _loo_of(self, unit: str | None) -> Any:
+        kept = store.arrays(self.data, "log_likelihood") or None
+        if kept is None:
+            self._needs_model("loo")
+        return compare.loo(self._on_draws, self.draws, kept, unit=unit)
 
     @cached_property
     def _density(self) -> xr.Dataset:
