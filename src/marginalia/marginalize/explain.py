@@ -26,10 +26,15 @@ def explain(kernel: Kernel) -> str:
         lines.append("Nothing is summed out: the model has no discrete latents.")
         return "\n".join(lines)
     lines.append("Summed out exactly:")
+    alike: dict[str, list[str]] = {}
     for i, (name, site) in enumerate(program.discretes.items()):
         low, high = site.values[0], site.values[-1]
         size = " x ".join(f"{n} {d}" for n, d in zip(site.shape, site.dims, strict=True)) or "one value"
-        lines.append(f"  {name}: {size}, {len(site.values)} states ({low} to {high}); {strategy(kernel, i)}")
+        line = f"{size}, {len(site.values)} states ({low} to {high}); {strategy(kernel, i)}"
+        alike.setdefault(line, []).append(name)
+    for line, names in alike.items():
+        who = ", ".join(names) if len(names) <= 4 else f"{names[0]}, ..., {names[-1]} ({len(names)} sites)"
+        lines.append(f"  {who}: {line}")
     rounds = _count(len(plan.rounds), "round")
     cells = sum(math.prod(h) for h, f in zip(kernel.held, kernel.factors, strict=True) if f[2].lanes) + plan.numbers
     lines.append(

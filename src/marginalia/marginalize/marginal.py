@@ -66,7 +66,11 @@ class Marginal:
             if any(isinstance(v, jax.core.Tracer) for v in values.values()):
                 return getattr(self.kernel, verb)(values, self.kernel.data, *extra)
             result = self._compiled[verb](values, self.kernel.data, *extra)
-            return jax.tree.map(np.asarray, result)
+            if isinstance(result, dict):  # jit sorts the names; give them back in the program's order
+                order = [*self.program.discretes, *(u.name for u in self.kernel.units)]
+                result = {n: result[n] for n in sorted(result, key=lambda n: order.index(n) if n in order else -1)}
+                return {name: np.asarray(value) for name, value in result.items()}
+            return np.asarray(result)
 
     def _checked(self, params: Mapping[str, Any]) -> dict[str, Any]:
         latents = self.program.latents

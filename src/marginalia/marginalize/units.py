@@ -79,7 +79,7 @@ def _unit(
     program: Program, terms: tuple[int, ...], components: np.ndarray, members: dict[int, np.ndarray]
 ) -> Unit:
     names = tuple(program.terms[t].name for t in terms)
-    name = "+".join(names)
+    name = "+".join(names if len(names) <= 4 else (names[0], "...", names[-1]))
     for t in terms:
         term = program.terms[t]
         order = members[t]
