@@ -36,6 +36,7 @@ from marginalia.precision import in_float64
 BLOCK = 50  # steps in one compiled call: between two of them there is progress and a chance to stop
 START_STEPS = 500
 MODES_WEIGHED = 5
+CLIMBS_PER_CHAIN = 16  # draws whose mode is looked up where there are rivals
 COMPARABLE = 4.0  # nats of mass: modes nearer than this to the best one matter
 WEIGHED_WITHIN = 30.0  # nats of density: a mode further below the best is not weighed
 JITTER_TRIES = 8
@@ -44,10 +45,9 @@ PLAIN_JITTER = 0.05
 
 @dataclass(frozen=True)
 class Rival:
-    """Another mode, in the labelling nearest to the chains', and its mass in parts of the chosen one's."""
+    """Another mode: its index in `Found`, and its mass in parts of the chosen one's."""
 
-    point: np.ndarray
-    curvature: Curvature
+    place: int
     mass: float
 
 
@@ -95,7 +95,7 @@ def run(problem: Problem, options: NUTS, rng: np.random.Generator, progress: Pro
 
     report = found.report(problem.jacobian, begin.chosen)
     draws = problem.constrain(drawn.points)
-    findings = _unvisited(begin.rivals, drawn.points)
+    findings = _unvisited(problem, found, begin.rivals, drawn.points)
     findings += check.findings(draws, drawn.stats, options.max_tree_depth)
     if drawn.interrupted:
         made = drawn.points.shape[1]
@@ -159,37 +159,30 @@ def _choose(found: starts.Found) -> tuple[int, Curvature | None, tuple[Rival, ..
         return 0, None, ()
     weighed.sort(key=lambda entry: -entry[0])
     mass, chosen, curvature = weighed[0]
-    rivals = []
-    for other, i, _ in weighed[1:]:
-        if mass - other > COMPARABLE:
-            break
-        # The copy whose labels are those of the chains is the nearest one.
-        copies = found.places[i].copies
-        distance = np.linalg.solve(curvature.root, (copies - found.places[chosen].point).T)
-        nearest = copies[np.argmin((distance**2).sum(axis=0))]
-        there = curvature_at(found.optimiser, nearest, found.places[i].log_density)
-        if there is not None:
-            rivals.append(Rival(nearest, there, float(np.exp(other - mass))))
+    rivals = [
+        Rival(i, float(np.exp(other - mass))) for other, i, _ in weighed[1:] if mass - other < COMPARABLE
+    ]
     return chosen, curvature, tuple(rivals)
 
 
-def _unvisited(rivals: tuple[Rival, ...], points: np.ndarray) -> tuple[str, ...]:
-    """Say which rivals some chain has not come near; `points` has the shape `(chain, draw, dimension)`."""
-    missed = []
-    for rival in rivals:
-        distance = np.linalg.solve(
-            rival.curvature.root, (points - rival.point).reshape(-1, points.shape[-1]).T
-        )
-        near = ((distance**2).sum(axis=0) < points.shape[-1]).reshape(points.shape[:2])
-        if not near.any(axis=1).all():
-            missed.append((rival, int(near.any(axis=1).sum())))
+def _unvisited(
+    problem: Problem, found: starts.Found, rivals: tuple[Rival, ...], points: np.ndarray
+) -> tuple[str, ...]:
+    """Say which rivals some chain has not visited; `points` has the shape `(chain, draw, dimension)`."""
+    if not rivals:
+        return ()
+    chains, length = points.shape[:2]
+    rows = np.linspace(0, length - 1, min(length, CLIMBS_PER_CHAIN)).astype(int)
+    uphill = starts.reached(problem, found, points[:, rows].reshape(-1, points.shape[2])).reshape(chains, -1)
+    visits = [(rival, int((uphill == rival.place).any(axis=1).sum())) for rival in rivals]
+    missed = [(rival, visitors) for rival, visitors in visits if visitors < chains]
     if not missed:
         return ()
-    rival, chains = missed[0]
+    rival, visitors = missed[0]
     return (
         f"The density has {len(rivals) + 1} modes of comparable weight that are no copies with other labels. "
         f"One of them holds about {rival.mass:.0%} of the mass of the one where all chains began, and "
-        f"{chains} of {len(points)} chains came near it. R-hat cannot tell what all chains have missed. "
+        f"{visitors} of {chains} chains visited it. R-hat cannot tell what all chains have missed. "
         "Narrow the priors, or order the components where the modes mean the same.",
     )
 

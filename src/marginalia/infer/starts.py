@@ -12,7 +12,7 @@ from marginalia.errors import FitError, compose
 from marginalia.infer.candidates import CandidateMaker, kind_of
 from marginalia.infer.optimise import CONVERGED, Climb, Optimiser
 from marginalia.infer.problem import Problem
-from marginalia.infer.progress import Progress
+from marginalia.infer.progress import Progress, Silent
 from marginalia.infer.result import MAXIMUM, UNBOUNDED, UNFINISHED, Mode, Starts
 
 STARTS = 64
@@ -55,7 +55,6 @@ class Place:
     kind: str
     far_sites: tuple[str, ...]
     gradient_norms: np.ndarray
-    copies: np.ndarray  # (count, dimension): every end in this group, whatever its labels
 
 
 @dataclass(frozen=True)
@@ -170,11 +169,31 @@ def _places(problem: Problem, ends: Climb, span: np.ndarray) -> tuple[Place, ...
                 kind,
                 tuple(dict.fromkeys(str(name) for name in names[far[lead]])),
                 ends.gradient_norms[lead],
-                ends.points[group],
             )
         )
     rank = {MAXIMUM: 0, UNFINISHED: 1, UNBOUNDED: 2}
     return tuple(sorted(places, key=lambda place: (rank[place.kind], -place.log_density)))
+
+
+def reached(problem: Problem, found: Found, points: np.ndarray) -> np.ndarray:
+    """For each of `points` `(n, dimension)` the index of the place that lies uphill of it, or -1: `(n,)`.
+
+    This tells which mode a draw belongs to, whatever its labels.
+    """
+    ends = found.optimiser.climb(points, Silent())
+    params = problem.constrain(ends.points)
+    both = {
+        name: np.concatenate([np.stack([place.params[name] for place in found.places]), leaf])
+        for name, leaf in params.items()
+    }
+    features = _label_free(both)
+    heights = np.array([place.log_density for place in found.places])
+    places, uphill = features[: len(heights)], features[len(heights) :]
+    same = np.all(np.abs(uphill[:, None] - places) <= 1, axis=2)
+    same &= np.abs(ends.log_density[:, None] - heights) < SAME_MODE
+    out = np.full(len(points), -1)  # an interrupt leaves the last ones unknown
+    out[: len(same)] = np.where(same.any(axis=1), same.argmax(axis=1), -1)
+    return out
 
 
 def _label_free(params: dict[str, np.ndarray]) -> np.ndarray:
