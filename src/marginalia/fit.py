@@ -68,7 +68,8 @@ class Fit:
 
     def summary(self) -> pd.DataFrame:
         """A table: mean, sd, 89 % interval, effective sample sizes, R-hat (also before relabelling)."""
-        return summary(self.draws, self.raw if self.families else None, self.method)
+        raw = self.raw if self.families and self.method != "map" else None
+        return summary(self.draws, raw, self.method)
 
     def membership(self, *args: Any, **kwargs: Any) -> dict[str, xr.DataArray]:
         """P(z = k | data) of every discrete: `{site: DataArray (*site dims, states)}`.
@@ -251,10 +252,11 @@ def finish(marginal: Marginal, result: Result) -> Fit:
     engine = OnDraws(marginal)
     draws, status = result.draws, result.findings
     notes: tuple[str, ...] = ()
-    families: tuple[labels.Exchangeable, ...] = ()
     chains, length = np.shape(next(iter(draws.values())))[:2]
-    if chains * length > 1:
-        families = labels.find_exchangeable(engine, flatten(draws, marginal.program.latents))
+    single = chains * length == 1
+    # A mode may be symmetric by chance, so for one point the labels are tested at draws from the prior.
+    tested = engine.prior(3) if single else flatten(draws, marginal.program.latents)
+    families = labels.find_exchangeable(engine, tested)
     if families:
         lp = np.asarray(result.stats.get("lp", np.zeros((chains, length))))
         relabelled = labels.relabel(engine, draws, lp, families)

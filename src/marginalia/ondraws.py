@@ -42,7 +42,9 @@ class OnDraws:
 
     @cached_property
     def _log_density(self) -> Callable:
-        supports = {name: site.support for name, site in self.program.latents.items()}
+        # A support that moves with other latents cannot be asked here; the density alone decides then.
+        fixed = getattr(self.program, "fixed_supports", True)
+        supports = {name: site.support for name, site in self.program.latents.items() if fixed}
 
         def one(params: dict, data: Any) -> jax.Array:
             inside: Any = True
@@ -63,6 +65,16 @@ class OnDraws:
     def log_density(self, params: Params) -> np.ndarray:
         """log p(observed, params) of each draw, shape (S,); -inf outside the support of a latent."""
         return np.concatenate(list(self._blocks(self._log_density, params)))
+
+    def prior(self, number: int, *, random_seed: int = 0) -> Params:
+        """Draws of the continuous latents from the prior: `{latent: (number, *shape)}`."""
+        bits = np.random.default_rng(random_seed).integers(2**32, size=(number, 2), dtype=np.uint32)
+
+        def one(raw: jax.Array) -> dict[str, jax.Array]:
+            return self.kernel.prior(jax.random.wrap_key_data(raw, impl="threefry2x32"))
+
+        with float64():
+            return {n: np.asarray(v) for n, v in jax.jit(jax.vmap(one))(bits).items()}
 
     def posterior(self, params: Params) -> Iterator[dict[str, np.ndarray]]:
         """P(z = k | observed, params) block by block: `{discrete: (block, *site shape, K)}`."""

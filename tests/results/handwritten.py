@@ -45,6 +45,7 @@ class Kernel:
     data: Any
     prior_density: Callable
     joint: Callable  # (params, data) -> (N, K): log p(y_n, z_n = k)
+    prior: Callable | None = None
 
     def log_likelihood(self, params, data):
         return {"y": jax.nn.logsumexp(self.joint(params, data), axis=-1)}
@@ -114,8 +115,17 @@ def mixture(y, K: int, *, ordered: str = "", informative: bool = False) -> Margi
         {"z": Site("z", (len(y),), ("obs",), values=np.arange(K))},
         {"y": Site("y", y.shape, ("obs", *(f"y_dim_{i + 1}" for i in range(len(D)))), value=y)},
     )
+
+    def prior(key):
+        a, b, c = jax.random.split(key, 3)
+        mu = dist.Normal(0.0, 10.0).sample(a, (K, *D))
+        w = dist.Dirichlet(jnp.full(K, 2.0)).sample(b)
+        return {"w": w, "mu": mu, "sd": dist.HalfNormal(5.0).sample(c)}
+
     options = {"ordered": ordered, "informative": informative}
-    return Marginal(program, Kernel(rows, prior_density, joint), lambda new: mixture(new, K, **options))
+    return Marginal(
+        program, Kernel(rows, prior_density, joint, prior), lambda new: mixture(new, K, **options)
+    )
 
 
 def gaussian_draws(mu, w, sd, *, chains=4, length=50, spread=0.1, seed=0):

@@ -86,7 +86,13 @@ def test_summary_of_a_mode_has_no_spread(mode):
     assert table.drop(columns="mean").isna().all(axis=None)
     np.testing.assert_array_equal(table["mean"][["mu[0]", "mu[1]", "mu[2]"]], mode.draws["mu"].ravel())
     assert "mode" in table.attrs["note"]
-    assert mode.families == ()
+
+
+def test_components_of_a_mode_are_numbered_in_order(mode):
+    assert not np.array_equal(mode.raw["mu"], mode.draws["mu"])
+    np.testing.assert_array_equal(mode.draws["mu"], np.sort(mode.raw["mu"]))
+    np.testing.assert_array_equal(mode.draws["w"], mode.raw["w"][..., np.argsort(mode.raw["mu"][0, 0])])
+    assert mode.notes == ()
 
 
 def test_membership_is_the_mean_over_draws(good):
