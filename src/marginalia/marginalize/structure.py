@@ -407,27 +407,43 @@ def _contract(left: Value, right: Value, summed: list[int], shape: tuple[int, ..
     return Value(array.reshape(full), kept, own)
 
 
-_CORE_AXES = {"cholesky": 2, "triangular_solve": 2, "lu": 2, "qr": 2, "eigh": 2, "svd": 2}
+_MATRIX = ("cholesky", "lu", "qr", "eigh", "svd")
 
 
-@rule(*_CORE_AXES)
-def _linear_algebra(equation: Any, values: list[Value]) -> list[Value]:
+@rule(*_MATRIX)
+def _matrix_operation(equation: Any, values: list[Value]) -> list[Value]:
     """Matrix operations: leading axes are a batch, the last two are one object."""
-    core = _CORE_AXES[equation.primitive.name]
     rank = values[0].rank
-    matrix = [rank - core + i for i in range(core)]
-    values = [materialize(explode(v, matrix), matrix) for v in values]
+    return _over_batches(equation, values, [[rank - 2, rank - 1]])
+
+
+@rule("triangular_solve")
+def _triangular_solve(equation: Any, values: list[Value]) -> list[Value]:
+    """Each right-hand side is solved on its own, whether it is a column or (from the right) a row."""
+    rank = values[0].rank
+    mixed = rank - 2 if equation.params["left_side"] else rank - 1
+    return _over_batches(equation, values, [[rank - 2, rank - 1], [mixed]])
+
+
+def _over_batches(equation: Any, values: list[Value], mixed: list[list[int]]) -> list[Value]:
+    """Apply an operation that mixes the given axes of each input and treats the others one by one."""
+    rank = values[0].rank
+    matrix = [rank - 2, rank - 1]
+    values = [materialize(explode(v, axes), matrix) for v, axes in zip(values, mixed, strict=True)]
     lanes = unite(values)
     tables = [jnp.asarray(table_over(v, lanes)) for v in values]
-    lead = len(lanes) + rank - core
+    lead = len(lanes) + rank - 2
     common = np.broadcast_shapes(*[t.shape[:lead] for t in tables])
-    guard(lanes, values[0].shape, [v.physical for v in values])
+    guard(lanes, values[-1].shape, [v.physical[:-2] for v in values])
     tables = [jnp.broadcast_to(t, common + t.shape[lead:]) for t in tables]
     arrays = constants.bind(equation.primitive, equation.params, *tables)
     outputs = []
     for array, variable in zip(arrays, equation.outvars, strict=True):
         shape = tuple(variable.aval.shape)
-        own = tuple(Lane(lane.ids.reshape(lane.ids.shape[: rank - core] + (1,) * (len(shape) - rank + core)), lane.size)
-                    for lane in lanes)
-        outputs.append(Value(array, shape, own))
+        own = []
+        for lane in lanes:
+            # Lanes change along the last axes only where right-hand sides are apart, whose shape the output keeps.
+            core = lane.ids.shape[rank - 2 :] if len(shape) == rank else (1,) * (len(shape) - rank + 2)
+            own.append(Lane(lane.ids.reshape(lane.ids.shape[: rank - 2] + core), lane.size))
+        outputs.append(Value(array, shape, tuple(own)))
     return outputs
