@@ -172,7 +172,8 @@ def test_ctrl_c_before_there_is_anything_gives_status_130_without_a_traceback(
     monkeypatch.setitem(vars(marginalia), "fit", stopped)
     status, _, complaint = run(*fit_words(data, tmp_path / "out"))
     assert status == 130
-    assert "Traceback" not in complaint
+    assert complaint == "Error: stopped before there was anything to keep; nothing was written.\n"
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_folder_never_holds_the_results_of_two_runs(run, stand_in, data, tmp_path):

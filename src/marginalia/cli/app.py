@@ -109,7 +109,11 @@ def fit(
         warnings.simplefilter(
             "ignore", MarginaliaWarning
         )  # the verdict says the same, without a line of code
-        found = mg.fit(marginal, method=chosen, random_seed=seed, progressbar=not no_progress)
+        try:
+            found = mg.fit(marginal, method=chosen, random_seed=seed, progressbar=not no_progress)
+        except KeyboardInterrupt:
+            show.complain("stopped before there was anything to keep; nothing was written.")
+            raise typer.Exit(INTERRUPTED) from None
     show.table(found.summary())
     show.verdict(found)
     paths = outputs.write_all(
