@@ -103,8 +103,8 @@ def cut(factor: tuple[Any, tuple[int, ...]], source: Source) -> Any:
     for lane in range(lanes - 1, -1, -1):
         kind = source.pattern[lane]
         place = axes.index(lane)
-        if kind == -1:
-            table = table[(slice(None),) * place + (0,)]
+        if kind < 0:
+            table = table[(slice(None),) * place + (-1 - kind,)]
         elif kind != lane:
             first = axes.index(kind)
             size = min(table.shape[first], table.shape[place])

@@ -32,7 +32,7 @@ class Source:
     elements: np.ndarray | None
     """Flat positions of the factor's elements, None for all."""
     pattern: tuple[int, ...]
-    """Per lane: itself, an earlier lane with the same identity (the diagonal), or -1 (reads nothing: state 0)."""
+    """Per lane: itself, an earlier lane with the same identity (the diagonal), or -1 - s (fixed at state s)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ def split_by_pattern(factor: int, scope: Scope) -> list[Batch]:
     for a in range(count - 1, -1, -1):
         for b in range(a + 1, count):
             pattern[b] = np.where(ids[a] == ids[b], a, pattern[b])
-    pattern[ids < 0] = -1
+    pattern = np.where(ids < 0, ids, pattern)
     kinds, which = np.unique(pattern, axis=1, return_inverse=True)
     which = which.reshape(-1)
     batches = []

@@ -161,17 +161,24 @@ def _gather_identities(equation: Any, layout: GatherLayout, operand: Value, indi
     assert indices.known is not None
     index = np.asarray(indices.known.get())
     lanes = []
+    complete = True
     for lane in operand.lanes:
         ids = full_ids(lane, operand.shape).astype(np.int32)
-        lanes.append(Lane(_gather_known(equation, layout, ids, index), lane.size))
+        gathered = _gather_known(equation, layout, ids, index)
+        outside = gathered == _OUTSIDE
+        complete = complete and not outside.any()
+        lanes.append(Lane(np.where(outside, -1, gathered), lane.size))
     # Where nothing changes along any axis, only the identities move; the table stays as it is.
     n = len(operand.lanes)
-    complete = all((new.ids >= 0).all() or (old.ids < 0).any() for old, new in zip(operand.lanes, lanes, strict=True))
     if all(size == 1 for size in operand.physical) and complete:
         array = operand.array.reshape(operand.array.shape[:n] + (1,) * len(layout.shape))
     else:
         array = _gather_with_leading(equation, layout, operand, index)
     return merge_equal_lanes(Value(array, layout.shape, tuple(lanes)))
+
+
+_OUTSIDE = int(np.iinfo(np.int32).min)
+"""Marks identities that an index out of range would have read."""
 
 
 def _gather_with_leading(equation: Any, layout: GatherLayout, operand: Value, index: np.ndarray) -> Any:
@@ -198,11 +205,11 @@ def _gather_known(equation: Any, layout: GatherLayout, ids: np.ndarray, index: n
         if mode == jax.lax.GatherScatterMode.FILL_OR_DROP and not inside.all():
             shape = [1] * picked.ndim
             shape[axis : axis + flat.ndim] = flat.shape
-            picked = np.where(inside.reshape(shape), picked, -1)
+            picked = np.where(inside.reshape(shape), picked, _OUTSIDE)
         # np.take puts the index axes in the place of the axis; XLA puts them at the batch places.
         sources = list(range(axis, axis + flat.ndim))
         return np.moveaxis(picked, sources, layout.batch_places)
-    params = {**equation.params, "fill_value": -1}
+    params = {**equation.params, "fill_value": _OUTSIDE}
     return constants.evaluate(equation.primitive, params, [ids, index])[0]
 
 

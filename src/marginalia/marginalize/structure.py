@@ -177,8 +177,8 @@ def slice_value(value: Value, starts: Sequence[int], limits: Sequence[int], step
 def without_empty_lanes(value: Value) -> Value:
     """Drop small lanes that stand for nothing any more."""
     for i, lane in enumerate(value.lanes):
-        if lane.ids.size <= 16 and (lane.ids < 0).all():
-            array = value.array[(slice(None),) * i + (0,)]
+        if lane.ids.size <= 16 and (lane.ids < 0).all() and (lane.ids == lane.ids.flat[0]).all():
+            array = value.array[(slice(None),) * i + (-1 - int(lane.ids.flat[0]),)]
             return without_empty_lanes(Value(array, value.shape, value.lanes[:i] + value.lanes[i + 1 :]))
     return value
 
@@ -218,6 +218,9 @@ def concatenate(values: Sequence[Value], axis: int) -> Value:
     values = [v for v in values if v.shape[axis] > 0]
     if len(values) == 1:
         return values[0]
+    joined = _join_states(values, axis, shape)
+    if joined is not None:
+        return joined
     count = max(len(v.lanes) for v in values)
     sizes = [max((v.lanes[i].size for v in values if i < len(v.lanes)), default=1) for i in range(count)]
     tables, identities = [], []
@@ -250,6 +253,34 @@ def concatenate(values: Sequence[Value], axis: int) -> Value:
         identities.append(np.concatenate(columns, axis))
     array = namespace(*tables).concatenate(tables, axis=count + axis)
     return Value(array, shape, tuple(Lane(ids, size) for ids, size in zip(identities, sizes, strict=True)))
+
+
+def _join_states(values: Sequence[Value], axis: int, shape: tuple[int, ...]) -> Value | None:
+    """Join discretes with each other and with known constants: the table of states stays as it is.
+
+    A constant (the start of a chain) becomes a fixed state, so that what is indexed by it stays one table.
+    """
+    laned = [v for v in values if v.lanes]
+    if not laned or any(len(v.lanes) != 1 or not isinstance(v.array, np.ndarray) for v in laned):
+        return None
+    states = laned[0].array
+    if states.size != len(states) or any(not np.array_equal(v.array.reshape(-1), states.reshape(-1)) for v in laned):
+        return None
+    columns = []
+    for value in values:
+        if value.lanes:
+            columns.append(np.broadcast_to(value.lanes[0].ids, value.shape))
+            continue
+        if not isinstance(value.array, np.ndarray) and value.known is None:
+            return None
+        held = value.array if isinstance(value.array, np.ndarray) or value.known is None else value.known.get()
+        constant = np.broadcast_to(held, value.shape)
+        same = constant[..., None] == states.reshape(-1)
+        if not same.any(-1).all():
+            return None
+        columns.append(-1 - np.argmax(same, axis=-1))
+    ids = np.concatenate(columns, axis).astype(np.int32)
+    return Value(states.reshape((-1,) + (1,) * len(shape)), shape, (Lane(ids, len(states)),))
 
 
 def _repeat_last(array: Array, axis: int, size: int) -> Array:

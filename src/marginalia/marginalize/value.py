@@ -1,7 +1,7 @@
 """Values of a program that may read discretes: a table per lane, and which element each lane is.
 
 A program's value of shape S that reads discretes is held as a table with one leading axis per *lane*. A lane says,
-for every element of S, which element of which discrete it stands for (a flat identity, -1 for none); walking along
+for every element of S, which element of which discrete it stands for (a flat identity, negative for none); walking along
 the lane's axis of the table walks through the states of that discrete. So `mu[z]` over a million rows has one lane
 (row i reads z[i]) and its table is `mu` itself, K numbers: along the rows nothing changes, and an axis along which
 nothing changes is held with length one ("collapsed"). `trans[z[:-1], z[1:]]` has two lanes and a K x K table.
@@ -29,7 +29,8 @@ type Array = jax.Array | np.ndarray
 class Lane:
     """Which element of the discretes each element of a value reads through one table axis.
 
-    `ids` has the rank of the value, its axes of length one where the identity does not change; -1 means none.
+    `ids` has the rank of the value, its axes of length one where the identity does not change. A negative identity
+    means no discrete: -1 - s stands for the fixed state s of the table axis.
     `size` is the length of the table axis: the largest support met along the lane.
     """
 
@@ -162,15 +163,15 @@ def take(value: Value, axis: int, index: int) -> Value:
     array = value.array[(slice(None),) * (n + axis) + (at,)]
     shape = value.shape[:axis] + value.shape[axis + 1 :]
     lanes = []
-    drop: list[int] = []
+    fixed: list[tuple[int, int]] = []
     for i, lane in enumerate(value.lanes):
         ids = lane.ids[(slice(None),) * axis + (index if lane.varies(axis) else 0,)]
         if ids.size == 1 and int(ids.reshape(-1)[0]) < 0:
-            drop.append(i)
+            fixed.append((i, -1 - int(ids.reshape(-1)[0])))
         else:
             lanes.append(Lane(ids, lane.size))
-    for i in reversed(drop):
-        array = array[(slice(None),) * i + (0,)]
+    for i, state in reversed(fixed):
+        array = array[(slice(None),) * i + (state,)]
     return merge_equal_lanes(Value(array, shape, tuple(lanes)))
 
 
