@@ -16,9 +16,7 @@ MOST_DRAWS = 1000
 MOST_UNITS = 5_000  # PSIS costs about a millisecond a unit
 
 
-def log_likelihood(
-    engine: OnDraws, draws: Params, *, limit: float = STORED_NUMBERS
-) -> dict[str, np.ndarray] | None:
+def log_likelihood(engine: OnDraws, draws: Params, *, limit: float = STORED_NUMBERS) -> dict[str, np.ndarray] | None:
     """`{unit: (chain, draw, *unit shape)}`, or None where that would be more than `limit` numbers."""
     params = flatten(draws, engine.program.latents)
     chains = np.shape(next(iter(draws.values())))[0]
@@ -32,9 +30,7 @@ def log_likelihood(
     return {name: value.reshape(chains, -1, *value.shape[1:]) for name, value in joined.items()}
 
 
-def loo(
-    engine: OnDraws | None, draws: Params, kept: dict[str, np.ndarray] | None, *, unit: str | None = None
-) -> Any:
+def loo(engine: OnDraws | None, draws: Params, kept: dict[str, np.ndarray] | None, *, unit: str | None = None) -> Any:
     """PSIS-LOO of all independent units (or those of one name), as ArviZ's `ELPDData` with pointwise values.
 
     A unit is what is independent of the rest given the parameters: a row, or the rows that share a discrete.
@@ -61,9 +57,7 @@ def loo(
         )
     if kept is None:
         if engine is None:
-            raise FitError(
-                compose("the log likelihood was not stored and the model is not here", where="loo()")
-            )
+            raise FitError(compose("the log likelihood was not stored and the model is not here", where="loo()"))
         return _on_demand(engine, flatten(draws, engine.program.latents), unit, reff=_reff(draws))
     values = _named(kept, unit)
     ary = np.concatenate([v.reshape(chains, length, -1) for v in values], axis=2)
@@ -73,9 +67,7 @@ def loo(
 
 def _named(values: dict[str, np.ndarray], unit: str | None) -> list[np.ndarray]:
     if unit is not None and unit not in values:
-        raise OptionError(
-            compose(f"no unit is called {unit!r}", where="loo()", expected=f"one of {sorted(values)}")
-        )
+        raise OptionError(compose(f"no unit is called {unit!r}", where="loo()", expected=f"one of {sorted(values)}"))
     return [values[unit]] if unit is not None else list(values.values())
 
 

@@ -75,7 +75,8 @@ def _numbers_from_objects(value: np.ndarray, name: str) -> np.ndarray:
         row = int(np.unravel_index(i, value.shape)[0]) if value.ndim else 0
         raise DataError(
             compose(
-                "text or a missing entry in numeric data" if isinstance(item, str) or item is None
+                "text or a missing entry in numeric data"
+                if isinstance(item, str) or item is None
                 else "an entry that is not a number",
                 where=f"argument '{name}', row {row}",
                 expected="numbers",
@@ -102,16 +103,39 @@ def check_observed(
     value = np.asarray(value)
     bad = np.isnan(value) if value.dtype.kind == "f" else np.zeros(value.shape, bool)
     infinite = np.isinf(value) if value.dtype.kind == "f" else np.zeros(value.shape, bool)
-    _refuse_first(name, bad, mask, value, event_dim, "a missing value (NaN)",
-                  "drop the row, or keep it and mask it: `with numpyro.handlers.mask(mask=~jnp.isnan(y)):` around the "
-                  "site (with `jnp.nan_to_num(y)` as data).", "numbers")
-    _refuse_first(name, infinite, mask, value, event_dim, "an infinite value",
-                  "remove the row or repair the value.", "finite numbers")
+    _refuse_first(
+        name,
+        bad,
+        mask,
+        value,
+        event_dim,
+        "a missing value (NaN)",
+        "drop the row, or keep it and mask it: `with numpyro.handlers.mask(mask=~jnp.isnan(y)):` around the "
+        "site (with `jnp.nan_to_num(y)` as data).",
+        "numbers",
+    )
+    _refuse_first(
+        name,
+        infinite,
+        mask,
+        value,
+        event_dim,
+        "an infinite value",
+        "remove the row or repair the value.",
+        "finite numbers",
+    )
     if inside is None:
         return
-    _refuse_first(name, ~np.asarray(inside, bool), mask, value, event_dim,
-                  f"a value outside the support of {distribution}",
-                  "correct the value, or choose a distribution whose support contains it.", _in_words(support))
+    _refuse_first(
+        name,
+        ~np.asarray(inside, bool),
+        mask,
+        value,
+        event_dim,
+        f"a value outside the support of {distribution}",
+        "correct the value, or choose a distribution whose support contains it.",
+        _in_words(support),
+    )
 
 
 def _in_words(support: str) -> str:

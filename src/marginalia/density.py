@@ -36,9 +36,7 @@ def density(engine: OnDraws, params: Params) -> xr.Dataset:
     name, value = _observed(engine)
     rows = np.linspace(0, len(value) - 1, min(CHECKED_ROWS, len(value))).round().astype(int)
     axes = _axes(value)
-    points = (
-        axes[0] if len(axes) == 1 else np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    )
+    points = axes[0] if len(axes) == 1 else np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     points = points.reshape(-1, *value.shape[1:])
     on_grid = OnDraws(_rebind(engine, name, np.concatenate([points, value[rows]])))
     params = thin(params, DRAWS_1D if len(axes) == 1 else DRAWS_2D)
@@ -77,9 +75,7 @@ def _dataset_2d(axes: list[np.ndarray], p: np.ndarray) -> xr.Dataset:
     import xarray as xr
 
     mean = p.mean(axis=0).reshape(len(axes[0]), len(axes[1]))
-    return xr.Dataset(
-        {"mean": (("y0", "y1"), mean)}, coords={"y0": axes[0], "y1": axes[1]}, attrs={"draws": len(p)}
-    )
+    return xr.Dataset({"mean": (("y0", "y1"), mean)}, coords={"y0": axes[0], "y1": axes[1]}, attrs={"draws": len(p)})
 
 
 def _refuse(what: str, **parts: str) -> FitError:
@@ -89,15 +85,11 @@ def _refuse(what: str, **parts: str) -> FitError:
 def _observed(engine: OnDraws) -> tuple[str, np.ndarray]:
     observed = engine.program.observed
     if len(observed) != 1:
-        raise _refuse(
-            "the density is drawn for one observed site", got=f"{len(observed)}: {', '.join(observed)}"
-        )
+        raise _refuse("the density is drawn for one observed site", got=f"{len(observed)}: {', '.join(observed)}")
     ((name, site),) = observed.items()
     value = np.asarray(site.value)
     if value.ndim not in (1, 2) or (value.ndim == 2 and value.shape[1] > 2) or len(value) < 2:
-        raise _refuse(
-            "the density is drawn in one or two dimensions", expected="(N,) or (N, 2)", got=str(value.shape)
-        )
+        raise _refuse("the density is drawn in one or two dimensions", expected="(N,) or (N, 2)", got=str(value.shape))
     return name, value
 
 

@@ -278,9 +278,7 @@ def finish(marginal: Marginal, result: Result) -> Fit:
     groups["observed_data"] = {n: np.asarray(s.value) for n, s in marginal.program.observed.items()}
     attrs = {"inference_library": "marginalia", "method": result.method}
     tree = tidy.tree(marginal.program, groups, attrs)
-    return Fit(
-        tree, draws, result.draws, status, notes, result.method, marginal, result, families, about, engine
-    )
+    return Fit(tree, draws, result.draws, status, notes, result.method, marginal, result, families, about, engine)
 
 
 def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
@@ -325,9 +323,7 @@ def _checked_again(result: Result, draws: dict[str, np.ndarray]) -> tuple[str, .
         return result.findings
     before = set(check.findings(result.draws, result.stats, depth))
     found = [*check.findings(draws, result.stats, depth), *(f for f in result.findings if f not in before)]
-    if any(
-        np.nanmax(r_hat, initial=1.0) > SEVERAL_MODES for r_hat, _, _ in check.convergence(draws).values()
-    ):
+    if any(np.nanmax(r_hat, initial=1.0) > SEVERAL_MODES for r_hat, _, _ in check.convergence(draws).values()):
         found.append(
             "This is not label switching, which has been put right: the chains are in different modes, and "
             "their mean describes none of them. Compare the modes in result.starts, look at plot.trace(), "
@@ -355,9 +351,7 @@ def _starts_out(starts: Starts | None) -> Any:
 def _starts_in(stored: Any) -> Starts | None:
     if stored is None:
         return None
-    modes = tuple(
-        Mode({n: np.asarray(v, float) for n, v in m.pop("params").items()}, **m) for m in stored["modes"]
-    )
+    modes = tuple(Mode({n: np.asarray(v, float) for n, v in m.pop("params").items()}, **m) for m in stored["modes"])
     return Starts(modes, stored["total"], stored["jacobian"])
 
 

@@ -129,9 +129,7 @@ def _invariant(engine: OnDraws, params: Params, combinations: list[dict], permut
     return [c for c, good in zip(combinations, same.all(axis=(1, 2)), strict=True) if good]
 
 
-def _labelled_by(
-    engine: OnDraws, params: Params, axes: dict, K: int, permutation: np.ndarray
-) -> tuple[str, ...]:
+def _labelled_by(engine: OnDraws, params: Params, axes: dict, K: int, permutation: np.ndarray) -> tuple[str, ...]:
     """The discretes whose memberships follow the permutation; none if some neither follow nor stay."""
     S = count(params)
     moved = _moved(params, axes, permutation)

@@ -27,9 +27,7 @@ def membership(engine: OnDraws, params: Params) -> dict[str, xr.DataArray]:
     program = engine.program
     if not program.discretes:
         raise FitError(
-            compose(
-                "this program has no discrete latent, so there is no membership", remedy="see fit.summary()."
-            )
+            compose("this program has no discrete latent, so there is no membership", remedy="see fit.summary().")
         )
     size = count(params)
     if size * table_size(program) > WORK:

@@ -39,9 +39,7 @@ class Plots:
         """P(z = k | data) of every row as a stacked bar, in the order of the data or of the shares."""
         found = self._fit.membership()
         name = next(iter(found)) if site is None else _known(site, found)
-        observed = (
-            self._fit.data["observed_data"].data_vars if "observed_data" in self._fit.data.children else {}
-        )
+        observed = self._fit.data["observed_data"].data_vars if "observed_data" in self._fit.data.children else {}
         values = {_columns(self._fit, str(n), 1)[0]: v.values for n, v in observed.items()}
         return membership(found[name], values)
 
@@ -70,9 +68,7 @@ def trace(draws: dict[str, np.ndarray], *, limit: int | None = None) -> Figure:
     rows = rows[:limit]
     if rows[0][1].size < 2:
         raise FitError(
-            compose(
-                "a mode has no trace", where="plot.trace()", remedy='fit with method="nuts" to have draws.'
-            )
+            compose("a mode has no trace", where="plot.trace()", remedy='fit with method="nuts" to have draws.')
         )
     figure = Figure(figsize=(9.0, 1.25 * len(rows) + 0.7), dpi=110, layout="constrained")
     axes = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(3, 1.3))
@@ -242,9 +238,7 @@ def _chosen(draws: dict[str, np.ndarray], names: list[str] | None) -> dict[str, 
 
 def _known(name: str, found: dict[str, Any]) -> str:
     if name not in found:
-        raise OptionError(
-            compose(f"there is no site {name!r}", where="plot", expected=f"one of {list(found)}")
-        )
+        raise OptionError(compose(f"there is no site {name!r}", where="plot", expected=f"one of {list(found)}"))
     return name
 
 

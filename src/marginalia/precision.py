@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import jax
 
 
-def float64():
+def float64() -> AbstractContextManager[None]:
     """A scope in which JAX computes in double precision; the user's own setting returns at its end."""
     return jax.enable_x64(True)
 

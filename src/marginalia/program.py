@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 from jax.extend import core
 from numpyro import handlers
 from numpyro.distributions import constraints
-from numpyro.primitives import Messenger
 
 from marginalia.data_checks import check_arguments, check_observed
 from marginalia.errors import DataError, ModelError, Refusal, compose
 from marginalia.jaxpr.known import known_values
+from marginalia.tracing import Placeholder, is_discrete, peel, reading, run_model
 
 
 @dataclass(frozen=True)
@@ -129,161 +124,26 @@ class Program:
             self.model(*self.args, **self.kwargs)
 
     def prior(self, key: Any) -> dict[str, Any]:
-        """One draw of the latents from the prior; where a prior cannot be drawn from, near the middle of its support."""
+        """One draw of the latents from the prior; a value near the middle of the support where none can be drawn."""
 
         def choose(site: dict[str, Any]) -> Any:
-            if site["type"] == "sample" and site["name"] in self.latents and isinstance(site["fn"], dist.ImproperUniform):
+            if (
+                site["type"] == "sample"
+                and site["name"] in self.latents
+                and isinstance(site["fn"], dist.ImproperUniform)
+            ):
                 transform = dist.biject_to(site["fn"].support)
                 shape = transform.inverse_shape(site["fn"].shape())
                 return transform(jax.random.uniform(site["kwargs"]["rng_key"], shape, float, -2.0, 2.0))
             return None
 
-        with handlers.trace() as sites, handlers.substitute(substitute_fn=choose), handlers.seed(rng_seed=key):
+        with (
+            handlers.trace() as sites,
+            handlers.substitute(substitute_fn=choose),
+            handlers.seed(rng_seed=key),
+        ):
             self.model(*self.args, **self.kwargs)
         return {name: sites[name]["value"] for name in self.latents}
-
-
-class _Watch(Messenger):
-    """Remembers which value belongs to which site, so that an error can speak of sites."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values: dict[str, tuple[Any, Any]] = {}
-
-    def postprocess_message(self, message: dict[str, Any]) -> None:
-        if message["type"] == "sample":
-            self.values[message["name"]] = (message["value"], message["fn"])
-
-
-class _Placeholder(Messenger):
-    """Gives every latent a value of the right shape without drawing it."""
-
-    def process_message(self, message: dict[str, Any]) -> None:
-        if message["type"] != "sample" or message["value"] is not None or message["is_observed"]:
-            return
-        if message["kwargs"].get("sample_shape"):
-            return
-        fn = message["fn"]
-        dtype = jnp.result_type(int) if _is_discrete(fn) else jnp.result_type(float)
-        # A value that JAX does not know: what is computed from it is abstract, as it will be in the density.
-        message["value"] = jax.lax.optimization_barrier(jnp.ones(fn.shape(), dtype))
-
-
-def run_model(
-    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], values: Mapping[str, Any], key: Any
-) -> dict[str, dict[str, Any]]:
-    """Run a program under trace with values put in, its failures told in the user's words."""
-    seed = handlers.seed(rng_seed=0 if key is None else key)
-    with handlers.trace() as sites, _reading(), seed, handlers.substitute(data=dict(values)):
-        model(*args, **kwargs)
-    return dict(sites)
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    watch = _Watch()
-    try:
-        with watch:
-            yield
-    except jax.errors.ConcretizationTypeError as error:
-        raise _explain_python_use(error, watch) from error
-    except jax.errors.TracerArrayConversionError as error:
-        raise _explain_python_use(error, watch) from error
-    except jax.errors.TracerIntegerConversionError as error:
-        raise _explain_python_use(error, watch) from error
-    except AssertionError as error:
-        if "unique names" in str(error):
-            raise ModelError(
-                compose(str(error), remedy="give every sample statement a name of its own, f-strings help in loops.")
-            ) from error
-        raise
-
-
-_LIBRARIES = tuple(str(Path(m.__file__ or "").parent) for m in (jax, numpyro, np)) + (str(Path(__file__).parent),)
-
-
-def _user_frame(tb: TracebackType | None) -> tuple[str, int, str, dict[str, Any]] | None:
-    """The innermost frame of the user's own code: file, line, text, local variables."""
-    found = None
-    while tb is not None:
-        filename = tb.tb_frame.f_code.co_filename
-        if not filename.startswith(_LIBRARIES) and "contextlib" not in filename:
-            text = traceback.extract_tb(tb, limit=1)[0].line or ""
-            found = (filename, tb.tb_lineno, text, dict(tb.tb_frame.f_locals))
-        tb = tb.tb_next
-    return found
-
-
-def _explain_python_use(error: Exception, watch: _Watch) -> ModelError | Refusal:
-    frame = _user_frame(error.__traceback__)
-    if frame is None:
-        return ModelError(compose("the program needs the value of a latent while it is being read", got=str(error)))
-    filename, line, text, local = frame
-    where = f"{Path(filename).name}, line {line}"
-    named = [v for v in local if _mentions(text, v)]
-    sites = [
-        name
-        for name, (value, fn) in watch.values.items()
-        if _is_discrete(fn) and any(local[v] is value for v in named)
-    ]
-    maybe = [name for name, (_, fn) in watch.values.items() if _is_discrete(fn)]
-    if sites or (maybe and not any(value is local.get(v) for value, _ in watch.values.values() for v in named)):
-        who = ", ".join(f"'{s}'" for s in (sites or maybe))
-        return Refusal(
-            compose(
-                f"the discrete site {who} decides a Python `if`, a loop or an index that Python itself evaluates: `{text}`",
-                where=where,
-                expected="the same program for every state of a discrete, so that all states can be summed",
-                got="a decision that Python takes while the program is read",
-                remedy="write the choice as an array operation: `jnp.where(z == 0, a, b)`, an index `mu[z]`, or "
-                "`jax.lax.cond` / `jax.lax.switch`.",
-            )
-        )
-    return ModelError(
-        compose(
-            f"Python needs the value of something that has none yet while the program is read: `{text}`",
-            where=where,
-            got=str(error).splitlines()[0],
-            remedy="compute shapes and counts with NumPy from the data (`int(np.max(group)) + 1`), and choose between "
-            "values with `jnp.where`.",
-        )
-    )
-
-
-def _mentions(text: str, name: str) -> bool:
-    try:
-        code = compile(text.strip().rstrip(":") if not text.strip().startswith(("if", "while", "for")) else text.strip()
-                       + " pass", "<line>", "exec")
-    except SyntaxError:
-        return name in text
-    return name in code.co_names
-
-
-def peel(fn: Any) -> tuple[Any, Any]:
-    """A distribution without `.to_event`, `.mask`: its elements stay apart; the mask is given back."""
-    mask: Any = None
-    while True:
-        if isinstance(fn, dist.Independent):
-            fn = fn.base_dist
-        elif isinstance(fn, dist.MaskedDistribution):
-            own = fn._mask
-            mask = own if mask is None else (mask & own)
-            fn = fn.base_dist
-        elif isinstance(fn, dist.ExpandedDistribution) and isinstance(
-            fn.base_dist, dist.Independent | dist.MaskedDistribution
-        ):
-            inner, own = peel(fn.base_dist)
-            extra = fn.base_dist.event_dim - inner.event_dim
-            events = fn.base_dist.event_shape[: extra]
-            fn = inner.expand((*fn.batch_shape, *events))
-            mask = own if mask is None else (mask if own is None else mask & own)
-        else:
-            return fn, mask
-
-
-def _is_discrete(fn: Any) -> bool:
-    support = fn.support
-    return bool(getattr(support, "is_discrete", False)) and not isinstance(fn, dist.Unit | dist.Delta)
 
 
 def read(model: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Program:
@@ -321,9 +181,7 @@ def read(model: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[
     jaxpr, terms = _density(model, args, kwargs, latents, discretes, tables)
     deterministics = {n: Site(n, s["shape"], s["dims"]) for n, s in sites.items() if s["kind"] == "deterministic"}
     plates = {n: s["size"] for n, s in sites.items() if s["kind"] == "plate"}
-    return Program(
-        model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed
-    )
+    return Program(model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed)
 
 
 class _Survey:
@@ -394,7 +252,7 @@ def _survey(
             places[place] = (np.asarray(value),)
 
     def run() -> list[Any]:
-        with handlers.trace() as trace, _reading(), handlers.seed(rng_seed=0), _Placeholder():
+        with handlers.trace() as trace, reading(), handlers.seed(rng_seed=0), Placeholder():
             model(*args, **kwargs)
         for name, site in trace.items():
             _survey_site(name, site, sites, put, supports)
@@ -414,7 +272,11 @@ def _survey(
 
 
 def _survey_site(
-    name: str, site: dict[str, Any], sites: dict[str, dict[str, Any]], put: Callable[..., None], supports: dict[str, Any]
+    name: str,
+    site: dict[str, Any],
+    sites: dict[str, dict[str, Any]],
+    put: Callable[..., None],
+    supports: dict[str, Any],
 ) -> None:
     kind = site["type"]
     if kind == "plate":
@@ -425,7 +287,7 @@ def _survey_site(
                     f"a plate that draws {subsample} of its {size} rows anew is for mini-batches, which are not "
                     "supported yet",
                     where=f"plate '{name}'",
-                    remedy="leave `subsample_size` out: all rows are used, at the cost of one table per distinct state.",
+                    remedy="leave `subsample_size` out: all rows are used, at one evaluation per state.",
                 )
             )
         sites[name] = {"kind": "plate", "size": size}
@@ -465,7 +327,7 @@ def _survey_site(
             put(("mask", name), mask)
         put(("inside", name), base.support(jnp.asarray(site["value"])))
         return
-    if not _is_discrete(fn):
+    if not is_discrete(fn):
         sites[name] = {"kind": "latent", **common}
         leaves, structure = jax.tree.flatten(fn.support)
         supports[name] = (leaves, structure)
@@ -531,8 +393,12 @@ def _check_shape(name: str, fn: Any, shape: tuple[int, ...]) -> None:
                 where=f"site '{name}'",
                 expected=f"shape {tuple(fn.batch_shape) + tuple(event)}",
                 got=f"shape {shape}"
-                + ("" if joint is None else f", which would broadcast to {joint} and count every observation "
-                                            f"{math.prod(joint) // max(math.prod(own or ()), 1)} times"),
+                + (
+                    ""
+                    if joint is None
+                    else f", which would broadcast to {joint} and count every observation "
+                    f"{math.prod(joint) // max(math.prod(own or ()), 1)} times"
+                ),
                 remedy="compare the length of the data with the plates and with the arrays that index them; "
                 "`mu[:, None]` and a missing `.to_event(1)` are the usual causes.",
             )
@@ -569,8 +435,10 @@ def _density(
             if site["type"] != "sample":
                 continue
             outputs.append(_log_prob(name, site, discretes))
-            kind = "factor" if isinstance(site["fn"], dist.Unit) else (
-                "observed" if site["is_observed"] else "discrete" if name in discretes else "latent"
+            kind = (
+                "factor"
+                if isinstance(site["fn"], dist.Unit)
+                else ("observed" if site["is_observed"] else "discrete" if name in discretes else "latent")
             )
             terms.append((name, kind, tuple(np.shape(outputs[-1]))))
             scales.append(site["scale"])
@@ -596,8 +464,11 @@ def _density(
                 )
             scale = lazy.get()
         found.append(Term(name, kind, shape, 1.0 if scale is None else np.asarray(scale)))
-    jaxpr = closed.jaxpr.replace(outvars=closed.jaxpr.outvars[: len(terms)], debug_info=None) \
-        if len(closed.jaxpr.outvars) > len(terms) else closed.jaxpr
+    jaxpr = (
+        closed.jaxpr.replace(outvars=closed.jaxpr.outvars[: len(terms)], debug_info=None)
+        if len(closed.jaxpr.outvars) > len(terms)
+        else closed.jaxpr
+    )
     return core.ClosedJaxpr(jaxpr, closed.consts), tuple(found)
 
 

@@ -61,9 +61,7 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise DataError(
-            compose(
-                "the file cannot be written", where=str(path), got=str(error), remedy="choose another folder."
-            )
+            compose("the file cannot be written", where=str(path), got=str(error), remedy="choose another folder.")
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -79,9 +77,7 @@ def read(path: str | Path) -> tuple[xr.DataTree, dict[str, Any]]:
 
     path = Path(path)
     if not path.is_file():
-        raise DataError(
-            compose("there is no such file", where=str(path), remedy="give the path of a saved fit.")
-        )
+        raise DataError(compose("there is no such file", where=str(path), remedy="give the path of a saved fit."))
     try:
         with xr.open_datatree(path, engine="h5netcdf") as opened:
             tree = opened.load()

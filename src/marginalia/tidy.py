@@ -31,9 +31,7 @@ def component_dim(program: Any, discrete: str) -> str:
 def site_dims(program: Any) -> dict[str, list[str]]:
     """Axis names of every site; a repeated name (which xarray refuses) gets a number."""
     groups = (program.latents, program.discretes, program.observed, getattr(program, "deterministics", {}))
-    return {
-        name: unique(site.dims) for group in groups for name, site in group.items() if hasattr(site, "dims")
-    }
+    return {name: unique(site.dims) for group in groups for name, site in group.items() if hasattr(site, "dims")}
 
 
 def unique(dims: tuple[str, ...]) -> list[str]:
@@ -46,9 +44,7 @@ def unique(dims: tuple[str, ...]) -> list[str]:
     return out
 
 
-def array(
-    value: np.ndarray, dims: list[str], *, coords: dict[str, Any] | None = None, name: str
-) -> xr.DataArray:
+def array(value: np.ndarray, dims: list[str], *, coords: dict[str, Any] | None = None, name: str) -> xr.DataArray:
     """A DataArray with integer coordinates, or those given, on every axis."""
     import xarray as xr
 

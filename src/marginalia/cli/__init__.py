@@ -39,9 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        complain(
-            f"{place}{error.strerror or error}. Remedy: check the folder, its rights and the space left."
-        )
+        complain(f"{place}{error.strerror or error}. Remedy: check the folder, its rights and the space left.")
         sys.exit(FAILED)
 
 

@@ -82,9 +82,7 @@ def fit(
     tune: Annotated[int | None, typer.Option(min=0, help="Warm-up steps per chain (nuts).")] = None,
     chains: Annotated[int | None, typer.Option(min=1, help="Number of chains (nuts).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the run repeatable.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results; made if need be.")] = Path(
-        "marginalia-out"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if need be.")] = Path("marginalia-out"),
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress.")] = False,
     no_cache: NoCache = False,
 ) -> None:
@@ -106,9 +104,7 @@ def fit(
     marginal = mg.marginalize(ready, y)
     show.plan(data, ready.model_options["columns"], marginal.explain())
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", MarginaliaWarning
-        )  # the verdict says the same, without a line of code
+        warnings.simplefilter("ignore", MarginaliaWarning)  # the verdict says the same, without a line of code
         try:
             found = mg.fit(marginal, method=chosen, random_seed=seed, progressbar=not no_progress)
         except KeyboardInterrupt:
@@ -120,9 +116,7 @@ def fit(
         out,
         {
             "fit.nc": found.save,
-            "membership.csv": lambda path: outputs.write_csv(
-                path, *outputs.membership_rows(table, found.membership())
-            ),
+            "membership.csv": lambda path: outputs.write_csv(path, *outputs.membership_rows(table, found.membership())),
             "report.html": found.report,
         },
     )
@@ -170,9 +164,7 @@ def predict(
     fit: FitFile,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="A .csv file for a summary of each row, or a .nc file for all draws; else the terminal."
-        ),
+        typer.Option(help="A .csv file for a summary of each row, or a .nc file for all draws; else the terminal."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the draws repeatable.")] = None,
     no_cache: NoCache = False,
@@ -207,9 +199,7 @@ def report(
     show.written(outputs.write_all(out.parent, {out.name: found.report}))
 
 
-def _prepared(
-    data: Path, column: list[str] | None, components: int, model: str
-) -> tuple[Table, Ready, np.ndarray]:
+def _prepared(data: Path, column: list[str] | None, components: int, model: str) -> tuple[Table, Ready, np.ndarray]:
     """Read and check the table, and make the model for it."""
     table = read_table(data)
     columns = list(dict.fromkeys(column)) if column else list(numeric_names(table))
@@ -287,9 +277,7 @@ def _deliver(out: Path | None, header: list[str], rows: Any) -> None:
     if out is None:
         outputs.write_csv(None, header, rows)
         return
-    show.written(
-        outputs.write_all(out.parent, {out.name: lambda path: outputs.write_csv(path, header, rows)})
-    )
+    show.written(outputs.write_all(out.parent, {out.name: lambda path: outputs.write_csv(path, header, rows)}))
 
 
 def _compilation_cache(off: bool) -> None:

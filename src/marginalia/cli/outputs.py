@@ -27,9 +27,7 @@ def prepare_folder(path: Path) -> Path:
     """
     if path.exists() and not path.is_dir():
         raise OptionError(
-            compose(
-                "there is a file of that name", where=f"--out {path}", remedy="name a folder, new or old."
-            )
+            compose("there is a file of that name", where=f"--out {path}", remedy="name a folder, new or old.")
         )
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
@@ -41,9 +39,7 @@ def prepare_file(path: Path) -> Path:
     if path.is_dir():
         raise OptionError(compose("this is a folder", where=f"--out {path}", remedy="name a file in it."))
     if not path.parent.is_dir():
-        raise OptionError(
-            compose("there is no such folder", where=f"--out {path}", remedy="make the folder first.")
-        )
+        raise OptionError(compose("there is no such folder", where=f"--out {path}", remedy="make the folder first."))
     return path
 
 
@@ -79,9 +75,7 @@ def write_csv(path: Path | None, header: Sequence[str], rows: Iterable[Sequence[
         writer.writerows(rows)
 
 
-def membership_rows(
-    table: Table, memberships: Mapping[str, xr.DataArray]
-) -> tuple[list[str], Iterator[list[Any]]]:
+def membership_rows(table: Table, memberships: Mapping[str, xr.DataArray]) -> tuple[list[str], Iterator[list[Any]]]:
     """Lay memberships out beside the table they belong to: (header, rows).
 
     The columns are `row` (from 1), the table's own as they were, and for each discrete with one element a row

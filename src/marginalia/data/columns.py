@@ -119,9 +119,7 @@ def _bad_cell(table: Table, name: str, column: pa.ChunkedArray, error: pa.ArrowI
 
 
 def _cell_error(table: Table, name: str, row: int, got: str, count: int, remedy: str) -> DataError:
-    more = (
-        f", and {count - 1} more bad {'cell' if count == 2 else 'cells'} in this column" if count > 1 else ""
-    )
+    more = f", and {count - 1} more bad {'cell' if count == 2 else 'cells'} in this column" if count > 1 else ""
     return DataError(
         compose(
             "this cell is not a finite number",

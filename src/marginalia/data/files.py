@@ -60,14 +60,10 @@ def _check_file(path: Path) -> None:
         with path.open("rb") as file:
             first = file.read(1)
     except OSError as error:
-        raise DataError(
-            compose("the file cannot be opened", where=str(path), got=str(error.strerror))
-        ) from error
+        raise DataError(compose("the file cannot be opened", where=str(path), got=str(error.strerror))) from error
     if not first:
         raise DataError(
-            compose(
-                "the file is empty", where=str(path), expected="a header line with column names, then rows"
-            )
+            compose("the file is empty", where=str(path), expected="a header line with column names, then rows")
         )
 
 

@@ -77,9 +77,7 @@ def checked(table: Table) -> Table:
         raise DataError(compose("the table has no columns", where=table.source))
     if table.rows == 0:
         got = "only a header: " + ", ".join(table.columns) if table.text else "0 rows"
-        raise DataError(
-            compose("there are no rows", where=table.source, expected="at least one row", got=got)
-        )
+        raise DataError(compose("there are no rows", where=table.source, expected="at least one row", got=got))
     return table
 
 

@@ -36,14 +36,10 @@ class CandidateMaker:
         self._rng = rng
         program = problem.marginal.program
         self._latents = dict(program.latents)
-        self._sizes = sorted(
-            {len(site.values) for site in program.discretes.values() if len(site.values) > 1}
-        )
+        self._sizes = sorted({len(site.values) for site in program.discretes.values() if len(site.values) > 1})
         self._arrays = [rows for site in program.observed.values() if (rows := _rows(site.value)) is not None]
         self._sites = [
-            name
-            for name, site in self._latents.items()
-            if self._guess_is_possible(tuple(site.shape), site.support)
+            name for name, site in self._latents.items() if self._guess_is_possible(tuple(site.shape), site.support)
         ]
         # Random draws compile slowly and run a few hundred times: quick compilation is what counts.
         self._make = jax.jit(self._one, compiler_options={"xla_backend_optimization_level": 0})
@@ -57,9 +53,7 @@ class CandidateMaker:
     def _candidate(self, bits: np.ndarray, guess: dict[str, np.ndarray]) -> np.ndarray:
         replaced = {name: name in guess for name in self._sites}
         shapes = {name: tuple(self._latents[name].shape) for name in self._sites}
-        values = {
-            name: np.broadcast_to(guess.get(name, 0.5), shapes[name]).astype(float) for name in self._sites
-        }
+        values = {name: np.broadcast_to(guess.get(name, 0.5), shapes[name]).astype(float) for name in self._sites}
         return np.asarray(self._make(bits, replaced, values))
 
     def _one(self, bits: jax.Array, replaced: dict[str, Any], values: dict[str, Any]) -> jax.Array:
@@ -80,12 +74,7 @@ class CandidateMaker:
         out: dict[str, np.ndarray] = {}
         increasing = bool(rng.random() < 0.5)
         increasing |= any(kind_of(self._latents[name].support)[0] == "ordered" for name in self._sites)
-        found = [
-            clustering(rows, k, rng, increasing)
-            for rows in self._arrays
-            for k in self._sizes
-            if len(rows) >= k
-        ]
+        found = [clustering(rows, k, rng, increasing) for rows in self._arrays for k in self._sizes if len(rows) >= k]
         if not found:
             return out
         as_centre = bool(rng.random() < 0.35)  # a positive latent may be a location too (a rate, say)

@@ -10,9 +10,7 @@ SMALLEST_BFMI = 0.3
 LARGEST_SATURATED_PART = 0.02
 
 
-def findings(
-    draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], max_tree_depth: int
-) -> tuple[str, ...]:
+def findings(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], max_tree_depth: int) -> tuple[str, ...]:
     """Judge a run of HMC.
 
     Args:
@@ -60,13 +58,9 @@ def convergence(draws: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.
         for j in range(flat.shape[2]):
             element = flat[:, :, j]
             if np.ptp(element) > 0 and np.all(np.isfinite(element)):
-                table[0, j] = (
-                    array_stats.rhat(element, chain_axis=0, draw_axis=1) if len(element) > 1 else np.nan
-                )
+                table[0, j] = array_stats.rhat(element, chain_axis=0, draw_axis=1) if len(element) > 1 else np.nan
                 table[1, j] = array_stats.ess(element, chain_axis=0, draw_axis=1, method="bulk")
-                table[2, j] = array_stats.ess(
-                    element, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95)
-                )
+                table[2, j] = array_stats.ess(element, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
         rhat, bulk, tail = (row.reshape(value.shape[2:]) for row in table)
         out[name] = (rhat, bulk, tail)
     return out

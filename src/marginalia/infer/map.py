@@ -37,17 +37,11 @@ def _findings(found: starts.Found, options: MAP) -> tuple[str, ...]:
     best = found.places[0]
     findings = []
     if found.interrupted:
-        findings.append(
-            "Interrupted: the mode is the best place found until then. Run again for all of the starts."
-        )
-    higher = [
-        place for place in found.places if place.kind == UNBOUNDED and place.log_density > best.log_density
-    ]
+        findings.append("Interrupted: the mode is the best place found until then. Run again for all of the starts.")
+    higher = [place for place in found.places if place.kind == UNBOUNDED and place.log_density > best.log_density]
     if best.kind == UNBOUNDED or higher:
         away = higher or [best]
-        sites = ", ".join(
-            repr(name) for name in dict.fromkeys(name for place in away for name in place.far_sites)
-        )
+        sites = ", ".join(repr(name) for name in dict.fromkeys(name for place in away for name in place.far_sites))
         kept = "the reported mode is the highest proper one" if higher else "no proper mode was found"
         findings.append(
             f"From {sum(place.count for place in away)} of {found.total} starts the density grew "

@@ -159,15 +159,11 @@ def _choose(found: starts.Found) -> tuple[int, Curvature | None, tuple[Rival, ..
         return 0, None, ()
     weighed.sort(key=lambda entry: -entry[0])
     mass, chosen, curvature = weighed[0]
-    rivals = [
-        Rival(i, float(np.exp(other - mass))) for other, i, _ in weighed[1:] if mass - other < COMPARABLE
-    ]
+    rivals = [Rival(i, float(np.exp(other - mass))) for other, i, _ in weighed[1:] if mass - other < COMPARABLE]
     return chosen, curvature, tuple(rivals)
 
 
-def _unvisited(
-    problem: Problem, found: starts.Found, rivals: tuple[Rival, ...], points: np.ndarray
-) -> tuple[str, ...]:
+def _unvisited(problem: Problem, found: starts.Found, rivals: tuple[Rival, ...], points: np.ndarray) -> tuple[str, ...]:
     """Say which rivals some chain has not visited; `points` has the shape `(chain, draw, dimension)`."""
     if not rivals:
         return ()

@@ -81,9 +81,7 @@ def number_of_starts(problem: Problem, asked: int | None) -> int:
     return int(np.clip(STARTS_BUDGET // problem.data_size, FEWEST_STARTS, STARTS))
 
 
-def find(
-    problem: Problem, asked: int | None, steps: int, rng: np.random.Generator, progress: Progress
-) -> Found:
+def find(problem: Problem, asked: int | None, steps: int, rng: np.random.Generator, progress: Progress) -> Found:
     """Optimise from many starts and group where they end.
 
     Args:
@@ -105,9 +103,7 @@ def find(
     return Found(_places(problem, ends, span), len(ends.points), optimiser, ends.interrupted)
 
 
-def _screened(
-    problem: Problem, optimiser: Optimiser, total: int, rng: np.random.Generator
-) -> tuple[_Pool, np.ndarray]:
+def _screened(problem: Problem, optimiser: Optimiser, total: int, rng: np.random.Generator) -> tuple[_Pool, np.ndarray]:
     """All finite candidates, and `total` points among them (or their neighbours) to start from."""
     maker = CandidateMaker(problem, rng)
     wanted = max(FEWEST_CANDIDATES, CANDIDATES_PER_START * total)
@@ -128,9 +124,7 @@ def _screened(
         # Few are finite (a hard constraint, say): the neighbourhoods of those, wide and narrow.
         near = pool.points[rng.integers(len(pool.points), size=wanted)]
         scale = 0.3 * 10.0 ** -rng.integers(4, size=(wanted, 1))
-        starts = pool.join(
-            _finite(optimiser, near + scale * (1 + 0.1 * np.abs(near)) * rng.normal(size=near.shape))
-        )
+        starts = pool.join(_finite(optimiser, near + scale * (1 + 0.1 * np.abs(near)) * rng.normal(size=near.shape)))
     if len(starts.points) < total:
         starts = starts.take(np.arange(total) % len(starts.points))
     # Half by height, half at random from the rest: good ones, and different ones.
@@ -238,13 +232,9 @@ def _no_start(problem: Problem, points: np.ndarray) -> FitError:
     for name, terms in rows.items():
         bad = np.argwhere(~np.isfinite(terms).any(axis=0))
         if terms.size and len(bad):
-            first = ", ".join(
-                str(index[0] if len(index) == 1 else tuple(map(int, index))) for index in bad[:5]
-            )
+            first = ", ".join(str(index[0] if len(index) == 1 else tuple(map(int, index))) for index in bad[:5])
             where = f" (the first: {first})" if terms.ndim > 1 else ""
-            blamed.append(
-                f"{name!r}: {len(bad)} of {terms[0].size} terms are impossible at every start{where}"
-            )
+            blamed.append(f"{name!r}: {len(bad)} of {terms[0].size} terms are impossible at every start{where}")
         elif not np.isfinite(terms.reshape(len(terms), -1)).all(axis=1).any():
             blamed.append(f"{name!r}: some term is impossible at every start, though none at all of them")
     if not blamed:

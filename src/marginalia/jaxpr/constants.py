@@ -78,8 +78,7 @@ def elementwise(name: str, params: dict[str, Any], tables: list[Any]) -> np.ndar
         return None
     kept = {key: params[key] for key in _KEPT_PARAMETERS.get(name, ())}
     with np.errstate(all="ignore"):
-        result = np.asarray(function(*tables, **kept))
-    return result
+        return np.asarray(function(*tables, **kept))
 
 
 def evaluate(primitive: Any, params: dict[str, Any], arguments: list[np.ndarray]) -> list[np.ndarray]:

@@ -42,7 +42,8 @@ def _read(closed: core.ClosedJaxpr, inputs: Sequence[Lazy | None]) -> list[Lazy 
 
     def read(atom: Any) -> Lazy | None:
         if isinstance(atom, core.Literal):
-            return Lazy(functools.partial(np.asarray, atom.val, dtype=atom.aval.dtype))
+            aval: Any = atom.aval
+            return Lazy(functools.partial(np.asarray, atom.val, dtype=aval.dtype))
         return known[atom]
 
     for equation in jaxpr.eqns:

@@ -34,7 +34,9 @@ class Context:
     doing: str = ""
 
 
-_limits: contextvars.ContextVar[Limits] = contextvars.ContextVar("marginalia_limits", default=Limits())
+DEFAULT = Limits()
+
+_limits: contextvars.ContextVar[Limits] = contextvars.ContextVar("marginalia_limits", default=DEFAULT)
 _context: contextvars.ContextVar[Context | None] = contextvars.ContextVar("marginalia_context", default=None)
 
 

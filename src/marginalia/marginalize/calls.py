@@ -21,6 +21,7 @@ from marginalia.marginalize.interpret import (
 )
 from marginalia.marginalize.value import Array, Value, aligned, constant, materialize, plain, table_over
 
+
 @call("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")
 def inline(equation: Any, nodes: list[Node]) -> list[Node]:
     """A jitted helper is read as if it were written in place."""

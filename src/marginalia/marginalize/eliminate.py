@@ -45,8 +45,12 @@ class Eliminated:
     tables: tuple[tuple[Any, ...], ...]
 
 
-def eliminate(plan: Plan, factors: Sequence[tuple[Any, tuple[int, ...]]], semiring: Semiring = log_sum,
-              unary: Any = None) -> Eliminated:
+def eliminate(
+    plan: Plan,
+    factors: Sequence[tuple[Any, tuple[int, ...]]],
+    semiring: Semiring = log_sum,
+    unary: Any = None,
+) -> Eliminated:
     """Sum out all discretes.
 
     `factors` holds, per factor, its table (lanes first, value axes possibly of length one) and the value's shape.
@@ -148,10 +152,9 @@ def go_back(plan: Plan, eliminated: Eliminated, choose: Callable[[Any, tuple[Any
     return states
 
 
-def constants_of(graph: Graph, factors: Sequence[tuple[Any, tuple[int, ...]]]) -> list[tuple[int, np.ndarray | None, Any]]:
+def constants_of(
+    graph: Graph, factors: Sequence[tuple[Any, tuple[int, ...]]]
+) -> list[tuple[int, np.ndarray | None, Any]]:
     """Elements of factors with lanes that read no discrete after all: (factor, elements, their values)."""
-    found = []
-    for batch in graph.batches:
-        if len(batch.scope) == 0 and batch.source is not None:
-            found.append((batch.source.factor, batch.source.elements, cut(factors[batch.source.factor], batch.source)))
-    return found
+    sources = [b.source for b in graph.batches if len(b.scope) == 0 and b.source is not None]
+    return [(s.factor, s.elements, cut(factors[s.factor], s)) for s in sources]

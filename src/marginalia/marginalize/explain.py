@@ -54,13 +54,15 @@ def strategy(kernel: Kernel, site: int) -> str:
     members = np.bincount(graph.component, minlength=graph.n_components)
     if (members[own] == 1).all():
         return "independent elements, each summed on its own"
-    chain = next((g for r in kernel.plan.rounds for g in r if isinstance(g, Chains) and (graph.site[g.variables] == site).any()),
-                 None)
+    chain = next(
+        (g for r in kernel.plan.rounds for g in r if isinstance(g, Chains) and (graph.site[g.variables] == site).any()),
+        None,
+    )
     if chain is not None:
         lag = "" if chain.lag == 1 else f", each reading {chain.lag} before it"
         count = f"{len(chain.order)} chains" if len(chain.order) > 1 else "a chain"
         return f"{count} of up to {chain.length} discretes{lag}, summed by one forward pass"
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     widest = 0
     for batch in graph.batches:
         widest = max(widest, len(batch.scope))

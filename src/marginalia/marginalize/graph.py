@@ -60,8 +60,9 @@ class Graph:
         return len(self.sizes)
 
 
-def build_graph(scopes: list[Scope], sizes: np.ndarray, site: np.ndarray, names: tuple[str, ...],
-                offsets: np.ndarray) -> Graph:
+def build_graph(
+    scopes: list[Scope], sizes: np.ndarray, site: np.ndarray, names: tuple[str, ...], offsets: np.ndarray
+) -> Graph:
     batches: list[Batch] = []
     for i, scope in enumerate(scopes):
         batches.extend(split_by_pattern(i, scope))
@@ -109,7 +110,7 @@ def split_by_pattern(factor: int, scope: Scope) -> list[Batch]:
 
 def neighbours(batches: list[Batch], n: int) -> tuple[np.ndarray, np.ndarray]:
     """All ordered pairs (discrete, other discrete in some factor with it), each once, sorted."""
-    codes = []
+    codes: list[np.ndarray] = []
     for batch in batches:
         count = len(batch.scope)
         if count < 2:

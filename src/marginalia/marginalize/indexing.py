@@ -105,9 +105,7 @@ def _gather_all_states(layout: GatherLayout, operand: Value, indices: Value) -> 
     if any(i != axis and layout.slice_sizes[i] != operand.shape[i] for i in layout.offset_axes):
         return None
     n = len(operand.lanes)
-    if any(operand.physical[i] != 1 for i in d.operand_batching_dims) or any(
-        i != axis for i in d.collapsed_slice_dims
-    ):
+    if any(operand.physical[i] != 1 for i in d.operand_batching_dims) or any(i != axis for i in d.collapsed_slice_dims):
         return None
     states = table.reshape(-1)
     extent = operand.shape[axis]
@@ -252,9 +250,7 @@ def _overwrite(equation: Any, values: list[Value]) -> list[Value]:
     if count == 0:
         arrays = [materialize(v).array for v in values]
         return [plain(o) for o in constants.bind(equation.primitive, equation.params, *arrays)]
-    sizes = [
-        max(v.lanes[i].size for v in (operand, update) if i < len(v.lanes)) for i in range(count)
-    ]
+    sizes = [max(v.lanes[i].size for v in (operand, update) if i < len(v.lanes)) for i in range(count)]
     identities = []
     for i in range(count):
         old, new = (

@@ -71,10 +71,14 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def call(*names: str) -> Callable[[Callable[[Any, list[Node]], list[Node]]], Callable[[Any, list[Node]], list[Node]]]:
+def call(
+    *names: str,
+) -> Callable[[Callable[[Any, list[Node]], list[Node]]], Callable[[Any, list[Node]], list[Node]]]:
     """Register the reading of a primitive that carries a program inside."""
 
-    def register(function: Callable[[Any, list[Node]], list[Node]]) -> Callable[[Any, list[Node]], list[Node]]:
+    def register(
+        function: Callable[[Any, list[Node]], list[Node]],
+    ) -> Callable[[Any, list[Node]], list[Node]]:
         for name in names:
             CALLS[name] = function
         return function
@@ -102,7 +106,8 @@ def run(jaxpr: core.Jaxpr, constants_: Sequence[Node], inputs: Sequence[Node]) -
 
     def read(atom: Any) -> Node:
         if isinstance(atom, core.Literal):
-            return constant(np.asarray(atom.val, dtype=atom.aval.dtype))
+            aval: Any = atom.aval
+            return constant(np.asarray(atom.val, dtype=aval.dtype))
         return environment[atom]
 
     for equation in live_equations(jaxpr):
@@ -117,7 +122,9 @@ def run_closed(closed: core.ClosedJaxpr, inputs: Sequence[Node]) -> list[Node]:
 
 
 def as_constant(array: Any) -> Value:
-    return constant(array) if isinstance(array, np.ndarray) else plain(jnp.asarray(array), Lazy(lambda: np.asarray(array)))
+    return (
+        constant(array) if isinstance(array, np.ndarray) else plain(jnp.asarray(array), Lazy(lambda: np.asarray(array)))
+    )
 
 
 def live_equations(jaxpr: core.Jaxpr) -> list[Any]:
@@ -160,7 +167,7 @@ def known_outputs(equation: Any, values: list[Value]) -> list[Lazy] | None:
         arguments = [v.known.get() for v in values if v.known is not None]
         return constants.evaluate(equation.primitive, equation.params, arguments)
 
-    return [Lazy(lambda i=i: compute()[i]) for i in range(len(equation.outvars))]
+    return [Lazy(functools.partial(lambda i: compute()[i], i)) for i in range(len(equation.outvars))]
 
 
 # ---- sums kept apart -------------------------------------------------------------------------------------------
@@ -209,16 +216,23 @@ def _terms(node: Node) -> tuple[tuple[Value, tuple[int, ...]], ...]:
 
 # ---- elementwise -----------------------------------------------------------------------------------------------
 
+# fmt: off
 ELEMENTWISE = frozenset(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp complex conj
-    convert_element_type copy cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
-    igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log log1p log2 logistic lt lt_to max min mul name ne
-    neg nextafter not one_minus_square or polygamma population_count pow real reduce_precision
-    regularized_incomplete_beta rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin
-    sinh sqrt square stop_gradient sub tan tanh xor zeta""".split()
+    {
+        "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh", "bessel_i0e",
+        "bessel_i1e", "cbrt", "ceil", "clamp", "complex", "conj", "convert_element_type", "copy", "cos", "cosh",
+        "digamma", "div", "eq", "eq_to", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt",
+        "igamma", "igamma_grad_a", "igammac", "imag", "integer_pow", "is_finite", "le", "le_to", "lgamma", "log",
+        "log1p", "log2", "logistic", "lt", "lt_to", "max", "min", "mul", "name", "ne", "neg", "nextafter", "not",
+        "one_minus_square", "or", "polygamma", "population_count", "pow", "real", "reduce_precision",
+        "regularized_incomplete_beta", "rem", "round", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic",
+        "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+        "zeta",
+    }
 )
+# fmt: on
 
-_BY_NAME = {
+_BY_NAME: dict[str, Any] = {
     "add": jax.lax.add,
     "neg": jax.lax.neg,
     "max": jax.lax.max,
@@ -280,11 +294,13 @@ def reduce_plainly(name: str, value: Value, axis: int) -> Value:
         array = materialize(value, [axis]).array
         reducers = {"add": "sum", "mul": "prod", "max": "max", "min": "min", "and": "all", "or": "any"}
         if name == "xor" or (name in ("and", "or") and array.dtype != np.bool_):
-            array = jax.lax.reduce(array, np.zeros((), array.dtype), _BY_NAME[name], (place,)) if name != "and" else (
-                jax.lax.reduce(array, np.array(-1, array.dtype), _BY_NAME[name], (place,))
+            array = (
+                jax.lax.reduce(array, np.zeros((), array.dtype), _BY_NAME[name], (place,))
+                if name != "and"
+                else (jax.lax.reduce(array, np.array(-1, array.dtype), _BY_NAME[name], (place,)))
             )
         else:
-            keep = {"dtype": array.dtype} if name in ("add", "mul") else {}
+            keep: dict[str, Any] = {"dtype": array.dtype} if name in ("add", "mul") else {}
             if name in ("max", "min") and n == 0:
                 keep["initial"] = -np.inf if name == "max" else np.inf
             array = getattr(jnp, reducers[name])(jnp.asarray(array), axis=place, **keep)

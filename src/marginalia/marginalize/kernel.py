@@ -17,6 +17,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from marginalia.errors import Refusal, compose
+from marginalia.marginalize.bounds import describe_variables
 from marginalia.marginalize.eliminate import (
     Eliminated,
     Semiring,
@@ -27,7 +28,6 @@ from marginalia.marginalize.eliminate import (
     log_sum,
 )
 from marginalia.marginalize.graph import Graph, Scope, build_graph
-from marginalia.marginalize.bounds import describe_variables
 from marginalia.marginalize.plan import Plan, make_plan
 from marginalia.marginalize.tabulate import Factor, States, tabulate
 from marginalia.marginalize.units import Unit, find_units

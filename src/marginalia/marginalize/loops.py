@@ -111,7 +111,7 @@ def _along_time(loop: Loop, used: set[int]) -> list[Value] | None:
         return None
     scanned = [_reversed(x) if loop.reverse else x for x in loop.scanned]
     entering: list[Value | None] = [None] * n_k
-    avals = [v.aval for v in loop.body.jaxpr.outvars]
+    avals: list[Any] = [v.aval for v in loop.body.jaxpr.outvars]
     outputs = [plain(_dummy(a)) for a in avals[:n_k]]
     outputs += [_stand_in((loop.length, *a.shape)) for a in avals[n_k:]]
     free = sorted(needed - laned)
@@ -167,10 +167,7 @@ def _laned_carries(loop: Loop, reads: list[set[int]]) -> set[int]:
         more = {
             j
             for j in range(n_k)
-            if any(
-                (i - n_c) in laned if n_c <= i < n_c + n_k else bool(inputs[i].lanes)
-                for i in reads[j]
-            )
+            if any((i - n_c) in laned if n_c <= i < n_c + n_k else bool(inputs[i].lanes) for i in reads[j])
         } - laned
         if not more:
             return laned
@@ -193,12 +190,10 @@ def _reversed(value: Value) -> Value:
     return on_axes(value, value.shape, lambda a, n: a[(slice(None),) * n + (slice(None, None, -1),)])
 
 
-def _plain_loop(
-    loop: Loop, free: list[int], reads: list[set[int]], scanned: list[Value]
-) -> list[tuple[Value, Value]]:
+def _plain_loop(loop: Loop, free: list[int], reads: list[set[int]], scanned: list[Value]) -> list[tuple[Value, Value]]:
     """The carried values that read no discrete: what enters each step, and what is left at the end."""
     n_c, n_k = len(loop.constants), loop.n_carry
-    avals = [v.aval for v in loop.body.jaxpr.invars]
+    avals: list[Any] = [v.aval for v in loop.body.jaxpr.invars]
     used = sorted(set().union(*(reads[j] for j in free)) | {n_c + j for j in free})
     inputs = [*loop.constants, *loop.initial, *scanned]
     body = core.jaxpr_as_fun(loop.body)
@@ -255,7 +250,7 @@ def _known_loop(run: Any, inputs: list[Value], count: int) -> list[Lazy] | None:
 def _all_steps(loop: Loop, entering: list[Value | None], scanned: list[Value], wanted: Sequence[int]) -> list[Value]:
     """The wanted outputs of the body at every step at once: the body with a leading time axis, read as tables."""
     body = core.jaxpr_as_fun(loop.body)
-    avals = [v.aval for v in loop.body.jaxpr.invars]
+    avals: list[Any] = [v.aval for v in loop.body.jaxpr.invars]
     n_c, n_k = len(loop.constants), loop.n_carry
 
     def outputs(*arguments: Any) -> list[Any]:

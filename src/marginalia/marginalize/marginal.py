@@ -177,6 +177,3 @@ class Marginal:
 def _own_log_prob(site: dict[str, Any]) -> Any:
     log_prob = site["fn"].log_prob(site["value"])
     return log_prob if site["scale"] is None else log_prob * site["scale"]
-
-
-

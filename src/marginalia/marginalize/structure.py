@@ -71,8 +71,13 @@ def _expand_dims(equation: Any, values: list[Value]) -> list[Value]:
     (value,) = values
     shape = tuple(equation.outvars[0].aval.shape)
     axes = equation.params["dimensions"]
-    return [on_axes(value, shape, lambda a, n: np.expand_dims(a, [n + i for i in axes]) if isinstance(a, np.ndarray)
-                    else jnp.expand_dims(a, [n + i for i in axes]))]
+    return [
+        on_axes(
+            value,
+            shape,
+            lambda a, n: namespace(a).expand_dims(a, tuple(n + i for i in axes)),
+        )
+    ]
 
 
 @rule("transpose")
@@ -233,18 +238,18 @@ def concatenate(values: Sequence[Value], axis: int) -> Value:
             elif array.shape[i] < size:
                 array = _repeat_last(array, i, size)
         tables.append(array)
-    common = list(np.broadcast_shapes(*[t.shape[:count] + t.shape[count:][:axis] + (1,) + t.shape[count:][axis + 1 :]
-                                        for t in tables]))
+    common = list(
+        np.broadcast_shapes(
+            *[t.shape[:count] + t.shape[count:][:axis] + (1,) + t.shape[count:][axis + 1 :] for t in tables]
+        )
+    )
     for i in range(len(tables)):
         common[count + axis] = tables[i].shape[count + axis]
         tables[i] = broadcast(tables[i], tuple(common))
     for i in range(count):
         columns = []
         for value in values:
-            if i < len(value.lanes):
-                ids = value.lanes[i].ids
-            else:
-                ids = np.full((1,) * value.rank, -1, np.int32)
+            ids = value.lanes[i].ids if i < len(value.lanes) else np.full((1,) * value.rank, -1, np.int32)
             target = list(ids.shape)
             target[axis] = value.shape[axis]
             columns.append(np.broadcast_to(ids, target))
@@ -406,7 +411,9 @@ def _arrange(value: Value, order: list[int], new_axes: list[int]) -> Value:
     def act(array: Any, n: int) -> Any:
         array = array.transpose([*range(n), *[n + i for i in order]])
         for axis in new_axes:
-            array = np.expand_dims(array, n + axis) if isinstance(array, np.ndarray) else jnp.expand_dims(array, n + axis)
+            array = (
+                np.expand_dims(array, n + axis) if isinstance(array, np.ndarray) else jnp.expand_dims(array, n + axis)
+            )
         return array
 
     shape = [value.shape[i] for i in order]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from marginalia.jaxpr.known import Lazy
+
 # The rules register themselves.
 from marginalia.marginalize import calls, indexing, loops, structure  # noqa: F401
-from marginalia.marginalize.interpret import Sum, run
 from marginalia.marginalize.bounds import Context, current, speaking_of
+from marginalia.marginalize.interpret import Sum, run
 from marginalia.marginalize.value import Lane, Value, plain
-from marginalia.jaxpr.known import Lazy
 from marginalia.program import Program
 
 
@@ -62,7 +64,7 @@ def tabulate(program: Program, states: States, params: Mapping[str, Any], data: 
         array = np.asarray(discrete.values, jnp.result_type(int)).reshape((-1,) + (1,) * rank)
         inputs.append(Value(array, discrete.shape, (Lane(ids, len(discrete.values)),)))
     constants = [
-        Value(jnp.asarray(x), tuple(np.shape(x)), (), Lazy(lambda own=own: np.asarray(own)))
+        Value(jnp.asarray(x), tuple(np.shape(x)), (), Lazy(functools.partial(np.asarray, own)))
         for x, own in zip(data, program.jaxpr.consts, strict=True)
     ]
     context = Context(current(), states.names, states.offsets, doing="the log-probability")

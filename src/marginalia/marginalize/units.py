@@ -47,21 +47,16 @@ def find_units(
         for c in np.unique(component[component >= 0]):
             touching.setdefault(int(c), []).append(t)
     if len(members) == 1:
-        groups = {next(iter(members)): np.asarray(sorted(touching), int)}
-        keyed: dict[tuple[int, ...], np.ndarray] = {(t,): c for t, c in groups.items()}
+        keyed: dict[tuple[int, ...], np.ndarray] = {(next(iter(members)),): np.asarray(sorted(touching), int)}
     else:
         lists: dict[tuple[int, ...], list[int]] = {}
-        for c, terms in touching.items():
-            lists.setdefault(tuple(terms), []).append(c)
+        for c, touched in touching.items():
+            lists.setdefault(tuple(touched), []).append(c)
         keyed = {terms: np.asarray(sorted(c), int) for terms, c in lists.items()}
-    for terms, components in keyed.items():
-        units.append(_unit(program, terms, components, members))
-    return tuple(units)
+    return (*units, *(_unit(program, terms, components, members) for terms, components in keyed.items()))
 
 
-def _component_of_elements(
-    graph: Graph, own: Sequence[tuple[bool, Scope]], shape: tuple[int, ...]
-) -> np.ndarray:
+def _component_of_elements(graph: Graph, own: Sequence[tuple[bool, Scope]], shape: tuple[int, ...]) -> np.ndarray:
     """The component of each element of a term; with a sum inside, all components it touches."""
     if len(own) == 1 and not own[0][0]:
         scope = own[0][1]
@@ -75,9 +70,7 @@ def _component_of_elements(
     return graph.component[ids[ids >= 0]]
 
 
-def _unit(
-    program: Program, terms: tuple[int, ...], components: np.ndarray, members: dict[int, np.ndarray]
-) -> Unit:
+def _unit(program: Program, terms: tuple[int, ...], components: np.ndarray, members: dict[int, np.ndarray]) -> Unit:
     names = tuple(program.terms[t].name for t in terms)
     name = "+".join(names if len(names) <= 4 else (names[0], "...", names[-1]))
     for t in terms:

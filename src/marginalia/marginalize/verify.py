@@ -55,7 +55,12 @@ class Verification:
 
 
 def verify(
-    model: Callable[..., Any] | Marginal, *args: Any, seed: int = 0, blocks: int = 4, max_states: int = 4096, **kwargs: Any
+    model: Callable[..., Any] | Marginal,
+    *args: Any,
+    seed: int = 0,
+    blocks: int = 4,
+    max_states: int = 4096,
+    **kwargs: Any,
 ) -> Verification:
     """Compare the marginal density with brute-force enumeration at prior draws, gradient included.
 

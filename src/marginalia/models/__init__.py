@@ -32,13 +32,9 @@ def build(name: str, options: Mapping[str, Any]) -> Ready:
     """
     if name not in _FACTORIES:
         raise OptionError(
-            compose(
-                f"there is no ready program {name!r}", expected="one of " + ", ".join(names()), got=repr(name)
-            )
+            compose(f"there is no ready program {name!r}", expected="one of " + ", ".join(names()), got=repr(name))
         )
     try:
         return _FACTORIES[name](**options)
     except TypeError as error:
-        raise OptionError(
-            compose(f"the options of the ready program {name!r} do not fit", got=str(error))
-        ) from error
+        raise OptionError(compose(f"the options of the ready program {name!r} do not fit", got=str(error))) from error

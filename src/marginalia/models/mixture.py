@@ -44,9 +44,7 @@ def gaussian_mixture(y: Any, components: int = 2, *, columns: Sequence[str] = ()
                 got=f"{len(values)} {'row' if len(values) == 1 else 'rows'}",
             )
         )
-    return from_options(
-        components=components, center=center.tolist(), scale=scale.tolist(), columns=list(columns)
-    )
+    return from_options(components=components, center=center.tolist(), scale=scale.tolist(), columns=list(columns))
 
 
 def from_options(

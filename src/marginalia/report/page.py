@@ -128,9 +128,7 @@ def _verdict(fit: Fit) -> str:
         return f"Not to be trusted yet. {number} wrong; each with what to do about it:"
     if fit.method == "map":
         return "The optimisation ended well. A mode has no uncertainty: fit with nuts for that."
-    return (
-        "Converged: the chains agree with each other, and nothing wrong was found. The numbers can be used."
-    )
+    return "Converged: the chains agree with each other, and nothing wrong was found. The numbers can be used."
 
 
 def _facts(fit: Fit) -> list[tuple[str, str]]:
@@ -211,9 +209,7 @@ def _memberships(fit: Fit) -> list[dict[str, Any]]:
                 "site": name,
                 "states": [
                     (str(state), f"{total:.1f}", f"{total / len(p):.1%}", int(count))
-                    for state, total, count in zip(
-                        shares[shares.dims[-1]].values, p.sum(axis=0), best, strict=True
-                    )
+                    for state, total, count in zip(shares[shares.dims[-1]].values, p.sum(axis=0), best, strict=True)
                 ],
                 "elements": len(p),
                 "unsure": int((p.max(axis=1) < UNSURE).sum()),

@@ -1,0 +1,171 @@
+"""Run a NumPyro program to look at it: its sites under trace, its failures told in the user's words."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.primitives import Messenger
+
+from marginalia.errors import ModelError, Refusal, compose
+
+
+class _Watch(Messenger):
+    """Remembers which value belongs to which site, so that an error can speak of sites."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, tuple[Any, Any]] = {}
+
+    def postprocess_message(self, message: dict[str, Any]) -> None:
+        if message["type"] == "sample":
+            self.values[message["name"]] = (message["value"], message["fn"])
+
+
+class Placeholder(Messenger):
+    """Gives every latent a value of the right shape without drawing it."""
+
+    def process_message(self, message: dict[str, Any]) -> None:
+        if message["type"] != "sample" or message["value"] is not None or message["is_observed"]:
+            return
+        if message["kwargs"].get("sample_shape"):
+            return
+        fn = message["fn"]
+        dtype = jnp.result_type(int) if is_discrete(fn) else jnp.result_type(float)
+        # A value that JAX does not know: what is computed from it is abstract, as it will be in the density.
+        message["value"] = jax.lax.optimization_barrier(jnp.ones(fn.shape(), dtype))
+
+
+def run_model(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    values: Mapping[str, Any],
+    key: Any,
+) -> dict[str, dict[str, Any]]:
+    """Run a program under trace with values put in, its failures told in the user's words."""
+    seed = handlers.seed(rng_seed=0 if key is None else key)
+    with handlers.trace() as sites, reading(), seed, handlers.substitute(data=dict(values)):
+        model(*args, **kwargs)
+    return dict(sites)
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    watch = _Watch()
+    try:
+        with watch:
+            yield
+    except jax.errors.ConcretizationTypeError as error:
+        raise _explain_python_use(error, watch) from error
+    except jax.errors.TracerArrayConversionError as error:
+        raise _explain_python_use(error, watch) from error
+    except jax.errors.TracerIntegerConversionError as error:
+        raise _explain_python_use(error, watch) from error
+    except AssertionError as error:
+        if "unique names" in str(error):
+            raise ModelError(
+                compose(
+                    str(error),
+                    remedy="give every sample statement a name of its own, f-strings help in loops.",
+                )
+            ) from error
+        raise
+
+
+_LIBRARIES = tuple(str(Path(m.__file__ or "").parent) for m in (jax, numpyro, np)) + (str(Path(__file__).parent),)
+
+
+def _user_frame(tb: TracebackType | None) -> tuple[str, int, str, dict[str, Any]] | None:
+    """The innermost frame of the user's own code: file, line, text, local variables."""
+    found = None
+    while tb is not None:
+        filename = tb.tb_frame.f_code.co_filename
+        if not filename.startswith(_LIBRARIES) and "contextlib" not in filename:
+            text = traceback.extract_tb(tb, limit=1)[0].line or ""
+            found = (filename, tb.tb_lineno, text, dict(tb.tb_frame.f_locals))
+        tb = tb.tb_next
+    return found
+
+
+def _explain_python_use(error: Exception, watch: _Watch) -> ModelError | Refusal:
+    frame = _user_frame(error.__traceback__)
+    if frame is None:
+        return ModelError(compose("the program needs the value of a latent while it is being read", got=str(error)))
+    filename, line, text, local = frame
+    where = f"{Path(filename).name}, line {line}"
+    named = [v for v in local if _mentions(text, v)]
+    sites = [
+        name for name, (value, fn) in watch.values.items() if is_discrete(fn) and any(local[v] is value for v in named)
+    ]
+    maybe = [name for name, (_, fn) in watch.values.items() if is_discrete(fn)]
+    if sites or (maybe and not any(value is local.get(v) for value, _ in watch.values.values() for v in named)):
+        who = ", ".join(f"'{s}'" for s in (sites or maybe))
+        return Refusal(
+            compose(
+                f"the discrete site {who} decides a Python `if`, loop or index that Python itself evaluates: `{text}`",
+                where=where,
+                expected="the same program for every state of a discrete, so that all states can be summed",
+                got="a decision that Python takes while the program is read",
+                remedy="write the choice as an array operation: `jnp.where(z == 0, a, b)`, an index `mu[z]`, or "
+                "`jax.lax.cond` / `jax.lax.switch`.",
+            )
+        )
+    return ModelError(
+        compose(
+            f"Python needs the value of something that has none yet while the program is read: `{text}`",
+            where=where,
+            got=str(error).splitlines()[0],
+            remedy="compute shapes and counts with NumPy from the data (`int(np.max(group)) + 1`), and choose between "
+            "values with `jnp.where`.",
+        )
+    )
+
+
+def _mentions(text: str, name: str) -> bool:
+    try:
+        code = compile(
+            text.strip().rstrip(":") if not text.strip().startswith(("if", "while", "for")) else text.strip() + " pass",
+            "<line>",
+            "exec",
+        )
+    except SyntaxError:
+        return name in text
+    return name in code.co_names
+
+
+def peel(fn: Any) -> tuple[Any, Any]:
+    """A distribution without `.to_event`, `.mask`: its elements stay apart; the mask is given back."""
+    mask: Any = None
+    while True:
+        if isinstance(fn, dist.Independent):
+            fn = fn.base_dist
+        elif isinstance(fn, dist.MaskedDistribution):
+            own = fn._mask
+            mask = own if mask is None else (mask & own)
+            fn = fn.base_dist
+        elif isinstance(fn, dist.ExpandedDistribution) and isinstance(
+            fn.base_dist, dist.Independent | dist.MaskedDistribution
+        ):
+            inner, own = peel(fn.base_dist)
+            extra = fn.base_dist.event_dim - inner.event_dim
+            events = fn.base_dist.event_shape[:extra]
+            fn = inner.expand((*fn.batch_shape, *events))
+            mask = own if mask is None else (mask if own is None else mask & own)
+        else:
+            return fn, mask
+
+
+def is_discrete(fn: Any) -> bool:
+    support = fn.support
+    return bool(getattr(support, "is_discrete", False)) and not isinstance(fn, dist.Unit | dist.Delta)
