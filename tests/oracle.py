@@ -132,15 +132,32 @@ def discretes(
             while hasattr(fn, "base_dist"):
                 fn = fn.base_dist
             with jax.ensure_compile_time_eval():
-                support = np.asarray(fn.enumerate_support(expand=False)).ravel()
+                support = _values(fn)
             found[name] = Latent(name, site["value"].shape, site["value"].dtype, np.sort(support))
 
     jax.eval_shape(look, dict(params))
     return found
 
 
+def _values(fn: Any) -> np.ndarray:
+    """All values that some element of a distribution can take."""
+    if hasattr(fn, "total_count"):  # which may differ from element to element
+        return np.arange(int(np.max(fn.total_count)) + 1)
+    return np.asarray(fn.enumerate_support(expand=False)).ravel()
+
+
+def _own_support(fn: Any) -> Callable[[Any], Any]:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn.support
+
+
 def enumerate_all(
-    model: Callable[..., Any], args: tuple[Any, ...], params: Mapping[str, Any], limit: int = LIMIT
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    params: Mapping[str, Any],
+    limit: int = LIMIT,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Oracle:
     """Enumerate a model at one point of its continuous latents (constrained values)."""
     with jax.enable_x64(True):
@@ -162,17 +179,22 @@ def enumerate_all(
                 values[name] = jnp.asarray(site.support)[at].astype(site.dtype)
                 column += site.size
             total, prior, observed = jnp.zeros(()), jnp.zeros(()), {}
+            inside = jnp.array(True)  # elements of one site may have supports of different size
             for name, site in trace(model, values, args).items():
                 term = site["fn"].log_prob(site["value"])
                 term = term if site["scale"] is None else term * site["scale"]
                 total = total + jnp.sum(term)
                 if name in sites:
                     prior = prior + jnp.sum(term)
+                    inside = inside & jnp.all(_own_support(site["fn"])(site["value"]))
                 elif name not in params:
                     observed[name] = term
-            return total, (prior, observed)
+            return jnp.where(inside, total, -jnp.inf), (prior, observed)
 
-        each = jax.jit(jax.vmap(jax.value_and_grad(log_joint, has_aux=True), in_axes=(None, 0)))
+        each = jax.jit(
+            jax.vmap(jax.value_and_grad(log_joint, has_aux=True), in_axes=(None, 0)),
+            compiler_options=None if compiler_options is None else dict(compiler_options),
+        )
         (table, (prior, observed)), gradients = jax.device_get(each(params, configurations))
 
     density = float(logsumexp(table))

@@ -1,8 +1,8 @@
 """Chains: sequences in which each discrete meets only a few before it, summed by one pass along the sequence.
 
 Found from the factor graph alone, in an order in which every factor spans at most `lag` + 1 neighbours in the
-sequence: a loop over named sites, `z[1:]` given `z[:-1]`, a NumPyro `scan`, lags of two and more, batches of sequences
-of unequal length. The pass carries a table over the last `lag` discretes, so its work is O(T K^(lag + 1)) and its compiled
+sequence: a loop over named sites, `z[1:]` given `z[:-1]`, NumPyro's `scan`, lags of two and more, sequences of
+unequal length. The pass carries a table over the last `lag` discretes, so its work is O(T K^(lag + 1)) and its compiled
 program does not grow with T (the forward recursion; Rabiner 1989, section III.A).
 """
 

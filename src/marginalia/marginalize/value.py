@@ -1,8 +1,8 @@
 """Values of a program that may read discretes: a table per lane, and which element each lane is.
 
 A program's value of shape S that reads discretes is held as a table with one leading axis per *lane*. A lane says,
-for every element of S, which element of which discrete it stands for (a flat identity, negative for none); walking
-along the lane's axis of the table walks through the states of that discrete. So `mu[z]` over a million rows has one lane
+for every element of S, which element of which discrete it stands for (an identity, negative for none); walking along
+the lane's axis of the table walks through the states of that discrete. So `mu[z]` over a million rows has one lane
 (row i reads z[i]) and its table is `mu` itself, K numbers: along the rows nothing changes, and an axis along which
 nothing changes is held with length one ("collapsed"). `trans[z[:-1], z[1:]]` has two lanes and a K x K table.
 
