@@ -22,6 +22,7 @@ from marginalia.marginalize.eliminate import (
     Eliminated,
     Semiring,
     constants_of,
+    cut,
     eliminate,
     go_back,
     log_max,
@@ -30,7 +31,7 @@ from marginalia.marginalize.eliminate import (
 from marginalia.marginalize.graph import Graph, Scope, build_graph
 from marginalia.marginalize.plan import Plan, make_plan
 from marginalia.marginalize.tabulate import Factor, States, tabulate
-from marginalia.marginalize.units import Unit, find_units
+from marginalia.marginalize.units import find_units
 from marginalia.marginalize.value import materialize
 from marginalia.program import Program
 
@@ -54,15 +55,15 @@ class Kernel:
             return 0
 
         jax.eval_shape(run, self.abstract_params(), self.data)
-        self.factors: tuple[tuple[int, bool, Scope, np.ndarray], ...] = tuple(
-            (f.term, f.summed, Scope(f.value.shape, f.value.lanes), f.scale) for f in found
+        self.factors: tuple[tuple[int, tuple[int, ...], Scope, np.ndarray], ...] = tuple(
+            (f.term, f.axes, Scope(f.value.shape, f.value.lanes), f.scale) for f in found
         )
         self.held = tuple(tuple(f.value.array.shape) for f in found)
         scopes = [scope for _, _, scope, _ in self.factors if scope.lanes]
         graph = build_graph(scopes, states.sizes, states.site, states.names, states.offsets)
         self.plan: Plan = make_plan(graph)
         self.component_scale = _component_scale(program, graph, [f for f in self.factors if f[2].lanes])
-        self.units: tuple[Unit, ...] = find_units(program, graph, self.factors)
+        self.units, self.leftovers = find_units(program, graph, self.factors)
 
     def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {n: jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for n, s in self.program.latents.items()}
@@ -95,15 +96,31 @@ class Kernel:
                 for (t, s), (_, kind) in zip(tables, laned, strict=True)
             ]
             log_z = log_z - eliminate(self.plan, silent).log_z
+        log_z = self._with_leftovers(log_z, factors)
         result = {}
         for unit in self.units:
             if unit.components is not None:
                 result[unit.name] = log_z[unit.components].reshape(unit.shape)
             else:
                 own = [f for f in factors if f.term == unit.term]
-                values = sum(jnp.asarray(materialize(f.value).array) for f in own if not f.value.lanes and not f.summed)
+                values = sum(jnp.asarray(materialize(f.value).array) for f in own if not f.value.lanes and not f.axes)
                 result[unit.name] = jnp.broadcast_to(values, unit.shape)
         return result
+
+    def _with_leftovers(self, log_z: Any, factors: list[Factor]) -> Any:
+        """log Z per component with what the terms say besides: elements that read no discrete."""
+        if not self.leftovers:
+            return log_z
+        size = max(int(part.targets.max(initial=-1)) + 1 for part in self.leftovers)
+        log_z = jnp.concatenate([log_z, jnp.zeros(max(size - len(log_z), 0))])
+        for part in self.leftovers:
+            value = factors[part.factor].value
+            if part.source is not None:
+                values = cut((jnp.asarray(value.array), value.shape), part.source)
+            else:
+                values = jnp.asarray(materialize(value).array).reshape(-1)
+            log_z = log_z.at[part.targets].add(jnp.broadcast_to(values, part.targets.shape))
+        return log_z
 
     # ---- recovery -------------------------------------------------------------------------------------------
 
@@ -166,7 +183,7 @@ class Kernel:
         factors = tabulate(self.program, self.states, params, data)
         result: dict[str, Any] = {}
         for f in factors:
-            if f.summed:
+            if f.axes:
                 continue
             table = jnp.asarray(materialize(f.value).array)
             lanes = len(f.value.lanes)
@@ -228,7 +245,7 @@ def _weighted(values: Any, weight: np.ndarray | None, shape: tuple[int, ...], el
 
 
 def _component_scale(
-    program: Program, graph: Graph, factors: list[tuple[int, bool, Scope, np.ndarray]]
+    program: Program, graph: Graph, factors: list[tuple[int, tuple[int, ...], Scope, np.ndarray]]
 ) -> np.ndarray | None:
     """One scale per connected component, applied after the sum; unequal ones under one sum are refused."""
     if all((scale == 1.0).all() for *_, scale in factors):

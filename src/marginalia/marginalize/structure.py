@@ -20,6 +20,7 @@ from marginalia.marginalize.value import (
     broadcast,
     explode,
     guard,
+    insert_axis,
     materialize,
     namespace,
     plain,
@@ -181,6 +182,9 @@ def slice_value(value: Value, starts: Sequence[int], limits: Sequence[int], step
 
 def without_empty_lanes(value: Value) -> Value:
     """Drop small lanes that stand for nothing any more."""
+    if 0 in value.shape:
+        array = value.array[(0,) * len(value.lanes)]
+        return Value(array, value.shape)
     for i, lane in enumerate(value.lanes):
         if lane.ids.size <= 16 and (lane.ids < 0).all() and (lane.ids == lane.ids.flat[0]).all():
             array = value.array[(slice(None),) * i + (-1 - int(lane.ids.flat[0]),)]
@@ -214,6 +218,12 @@ def _unstack(equation: Any, values: list[Value]) -> list[Value]:
 @rule("concatenate")
 def _concatenate(equation: Any, values: list[Value]) -> list[Value]:
     return [concatenate(values, equation.params["dimension"])]
+
+
+@rule("stack")
+def _stack(equation: Any, values: list[Value]) -> list[Value]:
+    axis = equation.params["axis"]
+    return [concatenate([insert_axis(v, axis) for v in values], axis)]
 
 
 def concatenate(values: Sequence[Value], axis: int) -> Value:

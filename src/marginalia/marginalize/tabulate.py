@@ -23,13 +23,15 @@ from marginalia.program import Program
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """One array of log-factors; `term` is the program's term that it comes from, `summed` whether it is one sum's
-    inside (its elements are then not the term's own)."""
+    """One array of log-factors; `term` is the program's term that it comes from.
+
+    `axes` are those that the term sums over: without any, the elements are the term's own.
+    """
 
     term: int
     value: Value
     scale: np.ndarray
-    summed: bool
+    axes: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +76,13 @@ def tabulate(program: Program, states: States, params: Mapping[str, Any], data: 
         for i, (term, node) in enumerate(zip(program.terms, outputs, strict=True)):
             scale = np.asarray(term.scale, float)
             if not isinstance(node, Sum):
-                factors.append(Factor(i, node, _scale_like(scale, node.shape), summed=False))
+                factors.append(Factor(i, node, _scale_like(scale, node.shape), ()))
                 continue
             for value, axes in node.terms:
                 wide = np.broadcast_to(scale, node.shape)
                 for axis in sorted(axes):
                     wide = np.expand_dims(wide, axis)
-                factors.append(Factor(i, value, wide, summed=bool(axes)))
+                factors.append(Factor(i, value, wide, axes))
     return factors
 
 

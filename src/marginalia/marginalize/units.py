@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marginalia.marginalize.graph import Graph, Scope
+from marginalia.marginalize.graph import Graph, Scope, Source
 from marginalia.marginalize.value import full_ids
 from marginalia.program import Program
 
@@ -16,7 +16,8 @@ from marginalia.program import Program
 class Unit:
     """An array of independent log-likelihood terms.
 
-    `components` are the connected components whose log Z it holds, in order; None for a site without discretes,
+    `components` are the connected components whose log Z it holds, in order (beyond the graph's own: elements that
+    read no discrete beside some that do); None for a site without discretes,
     whose own elementwise log-probability it is (`term`).
     """
 
@@ -28,23 +29,48 @@ class Unit:
     term: int = -1
 
 
-def find_units(
-    program: Program, graph: Graph, factors: Sequence[tuple[int, bool, Scope, np.ndarray]]
-) -> tuple[Unit, ...]:
+@dataclass(frozen=True, eq=False)
+class Leftover:
+    """Elements of a factor that read no discrete, in a term some of whose elements do.
+
+    `targets` says for each where it is added: to the component that its own term's element reads, or, where that
+    reads none, to a place of its own after the components. `source` cuts the elements from a table with lanes; None
+    where the whole factor has none.
+    """
+
+    factor: int
+    source: Source | None
+    targets: np.ndarray
+
+
+type Parts = Sequence[tuple[int, tuple[int, ...], Scope, np.ndarray]]
+
+
+def find_units(program: Program, graph: Graph, factors: Parts) -> tuple[tuple[Unit, ...], tuple[Leftover, ...]]:
     """Units of the log-likelihood: rows where rows are independent, else groups; joint outcomes stay one unit."""
     units: list[Unit] = []
     members: dict[int, np.ndarray] = {}
+    leftovers: list[Leftover] = []
+    silent = _silent_batches(graph, factors)
+    count = graph.n_components
     for t, term in enumerate(program.terms):
         if term.kind not in ("observed", "factor"):
             continue
-        own = [(summed, scope) for index, summed, scope, _ in factors if index == t]
-        if not any(scope.lanes for _, scope in own):
+        own = [f for f, (index, *_) in enumerate(factors) if index == t]
+        if not any(factors[f][2].lanes for f in own):
             units.append(Unit(term.name, term.shape, _dims(program, term.name, term.shape), (term.name,), None, t))
             continue
-        members[t] = _component_of_elements(graph, own, term.shape)
+        first = _first_components(graph, [factors[f] for f in own], term.shape)
+        alone = np.flatnonzero(first < 0)
+        first[alone] = count + np.arange(len(alone))
+        count += len(alone)
+        read = [_components_read(graph, factors[f][2]) for f in own]
+        members[t] = first if not any(factors[f][1] for f in own) else np.concatenate([*read, first[alone]])
+        for f in own:
+            leftovers.extend(_leftovers(f, factors[f], silent.get(f, []), term.shape, first))
     touching: dict[int, list[int]] = {}
     for t, component in members.items():
-        for c in np.unique(component[component >= 0]):
+        for c in np.unique(component):
             touching.setdefault(int(c), []).append(t)
     if len(members) == 1:
         keyed: dict[tuple[int, ...], np.ndarray] = {(next(iter(members)),): np.asarray(sorted(touching), int)}
@@ -53,21 +79,57 @@ def find_units(
         for c, touched in touching.items():
             lists.setdefault(tuple(touched), []).append(c)
         keyed = {terms: np.asarray(sorted(c), int) for terms, c in lists.items()}
-    return (*units, *(_unit(program, terms, components, members) for terms, components in keyed.items()))
+    units.extend(_unit(program, terms, components, members) for terms, components in keyed.items())
+    return tuple(units), tuple(leftovers)
 
 
-def _component_of_elements(graph: Graph, own: Sequence[tuple[bool, Scope]], shape: tuple[int, ...]) -> np.ndarray:
-    """The component of each element of a term; with a sum inside, all components it touches."""
-    if len(own) == 1 and not own[0][0]:
-        scope = own[0][1]
-        first = np.full(scope.elements, -1, np.int64)
+def _silent_batches(graph: Graph, factors: Parts) -> dict[int, list[Source]]:
+    """Per factor with lanes: its elements that read nothing all the same."""
+    laned = [f for f, (_, _, scope, _) in enumerate(factors) if scope.lanes]
+    found: dict[int, list[Source]] = {}
+    for batch in graph.batches:
+        if batch.source is not None and not len(batch.scope):
+            found.setdefault(laned[batch.source.factor], []).append(batch.source)
+    return found
+
+
+def _places(scope: Scope, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """For every element of a factor the flat element of its term that it is part of."""
+    places = np.arange(int(np.prod(shape))).reshape(shape)
+    for axis in sorted(axes):
+        places = np.expand_dims(places, axis)
+    return np.broadcast_to(places, scope.shape).reshape(-1)
+
+
+def _first_components(graph: Graph, own: Parts, shape: tuple[int, ...]) -> np.ndarray:
+    """Per element of a term: a component that it reads, -1 for none."""
+    found = np.full(int(np.prod(shape)), -1, np.int64)
+    for _, axes, scope, _ in own:
+        places = _places(scope, axes, shape)
         for lane in scope.lanes:
             ids = full_ids(lane, scope.shape).reshape(-1)
-            first = np.where(first < 0, ids, first)
-        return np.where(first >= 0, graph.component[np.maximum(first, 0)], -1)
-    read = [np.unique(lane.ids) for _, scope in own for lane in scope.lanes]
-    ids = np.concatenate(read)
+            new = (ids >= 0) & (found[places] < 0)
+            found[places[new]] = graph.component[ids[new]]
+    return found
+
+
+def _components_read(graph: Graph, scope: Scope) -> np.ndarray:
+    ids = np.concatenate([np.zeros(0, np.int64), *(np.unique(lane.ids) for lane in scope.lanes)]).astype(np.int64)
     return graph.component[ids[ids >= 0]]
+
+
+def _leftovers(
+    factor: int,
+    part: tuple[int, tuple[int, ...], Scope, np.ndarray],
+    silent: Sequence[Source],
+    shape: tuple[int, ...],
+    first: np.ndarray,
+) -> list[Leftover]:
+    _, axes, scope, _ = part
+    targets = first[_places(scope, axes, shape)]
+    if not scope.lanes:
+        return [Leftover(factor, None, targets)]
+    return [Leftover(factor, s, targets if s.elements is None else targets[s.elements]) for s in silent]
 
 
 def _unit(program: Program, terms: tuple[int, ...], components: np.ndarray, members: dict[int, np.ndarray]) -> Unit:

@@ -166,7 +166,7 @@ def take(value: Value, axis: int, index: int) -> Value:
     lanes = []
     fixed: list[tuple[int, int]] = []
     for i, lane in enumerate(value.lanes):
-        ids = lane.ids[(slice(None),) * axis + (index if lane.varies(axis) else 0,)]
+        ids = np.asarray(lane.ids[(slice(None),) * axis + (index if lane.varies(axis) else 0,)])
         if ids.size == 1 and int(ids.reshape(-1)[0]) < 0:
             fixed.append((i, -1 - int(ids.reshape(-1)[0])))
         else:
