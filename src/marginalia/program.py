@@ -39,9 +39,14 @@ class Latent(Site):
 
 @dataclass(frozen=True)
 class Discrete(Site):
-    """A discrete latent; `values` is its support."""
+    """A discrete latent; `values` is its support.
+
+    `bounds` are the smallest and the largest value of each element where these differ from element to element (a
+    binomial with its own count per row), None where all elements have the whole support.
+    """
 
     values: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    bounds: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ def read(model: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[
             fixed = fixed and support is not None
             latents[name] = Latent(name, site["shape"], site["dims"], support)
         elif site["kind"] == "discrete":
-            discretes[name] = Discrete(name, site["shape"], site["dims"], tables.values(name))
+            discretes[name] = Discrete(name, site["shape"], site["dims"], *tables.values(name, site["shape"]))
     observed = {}
     for name, site in sites.items():
         if site["kind"] == "observed":
@@ -219,7 +224,8 @@ class _Survey:
             found.append(value if isinstance(leaf, jax.core.Tracer) else leaf)
         return jax.tree.unflatten(structure, found)
 
-    def values(self, name: str) -> np.ndarray:
+    def values(self, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+        """The support of a discrete, and the bounds of its elements where they differ."""
         low, high = self.known(("low", name)), self.known(("high", name))
         if low is None or high is None:
             raise Refusal(
@@ -232,7 +238,10 @@ class _Survey:
                     "bound be zero, for example with `numpyro.factor('bound', jnp.where(x <= n, 0., -jnp.inf))`.",
                 )
             )
-        return np.arange(int(np.min(low)), int(np.max(high)) + 1)
+        values = np.arange(int(np.min(low)), int(np.max(high)) + 1)
+        if np.ptp(low) == 0 and np.ptp(high) == 0:
+            return values, None
+        return values, (np.broadcast_to(low, shape), np.broadcast_to(high, shape))
 
 
 def _survey(
@@ -476,9 +485,10 @@ def _log_prob(name: str, site: dict[str, Any], discretes: dict[str, Discrete]) -
     fn, mask = peel(site["fn"])
     value = site["value"]
     log_prob = fn.log_prob(value)
-    if name in discretes:
-        # Elements of one site may have supports of different size (a binomial with its own n per row).
-        log_prob = jnp.where(fn.support(value), log_prob, -jnp.inf)
     if mask is not None:
         log_prob = jnp.where(mask, log_prob, jnp.zeros_like(log_prob))
+    if name in discretes:
+        # Elements of one site may have supports of different size (a binomial with its own n per row), and a mask
+        # makes no value possible that is not.
+        log_prob = jnp.where(fn.support(value), log_prob, -jnp.inf)
     return log_prob

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from marginalia.marginalize import calls, indexing, loops, structure  # noqa: F4
 from marginalia.marginalize.bounds import Context, current, speaking_of
 from marginalia.marginalize.interpret import Sum, run
 from marginalia.marginalize.value import Lane, Value, plain
-from marginalia.program import Program
+from marginalia.program import Discrete, Program
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,10 @@ def tabulate(program: Program, states: States, params: Mapping[str, Any], data: 
         rank = len(discrete.shape)
         ids = np.arange(states.offsets[i], states.offsets[i + 1], dtype=np.int32).reshape(discrete.shape)
         array = np.asarray(discrete.values, jnp.result_type(int)).reshape((-1,) + (1,) * rank)
+        if discrete.bounds is not None:
+            # What is computed for a value beyond an element's own support is never used: better a value inside it
+            # than one for which the program has no number (NaN).
+            array = np.clip(array, *discrete.bounds)
         inputs.append(Value(array, discrete.shape, (Lane(ids, len(discrete.values)),)))
     constants = [
         Value(jnp.asarray(x), tuple(np.shape(x)), (), Lazy(functools.partial(np.asarray, own)))
@@ -75,6 +79,10 @@ def tabulate(program: Program, states: States, params: Mapping[str, Any], data: 
         outputs = run(program.jaxpr.jaxpr, constants, inputs)
         for i, (term, node) in enumerate(zip(program.terms, outputs, strict=True)):
             scale = np.asarray(term.scale, float)
+            if term.kind == "discrete" and program.discretes[term.name].bounds is not None:
+                place = len(program.latents) + list(program.discretes).index(term.name)
+                own = _own_support(program.discretes[term.name], inputs[place])
+                factors.append(Factor(i, own, _scale_like(scale, own.shape), ()))
             if not isinstance(node, Sum):
                 factors.append(Factor(i, node, _scale_like(scale, node.shape), ()))
                 continue
@@ -84,6 +92,14 @@ def tabulate(program: Program, states: States, params: Mapping[str, Any], data: 
                     wide = np.expand_dims(wide, axis)
                 factors.append(Factor(i, value, wide, axes))
     return factors
+
+
+def _own_support(discrete: Discrete, value: Value) -> Value:
+    """A factor that forbids the values beyond each element's own support, also where the site itself is masked."""
+    assert discrete.bounds is not None
+    low, high = discrete.bounds
+    values = discrete.values.reshape((-1,) + (1,) * len(discrete.shape))
+    return replace(value, array=np.where((values >= low) & (values <= high), 0.0, -np.inf))
 
 
 def _scale_like(scale: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
