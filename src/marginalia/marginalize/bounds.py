@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Context:
     names: tuple[str, ...] = ()
     offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     doing: str = ""
+    register: Any = None
+    """The sums met so far that are discretes of their own (`count.Register`)."""
 
 
 DEFAULT = Limits()
@@ -42,6 +44,11 @@ _context: contextvars.ContextVar[Context | None] = contextvars.ContextVar("margi
 
 def current() -> Limits:
     return _limits.get()
+
+
+def context() -> Context | None:
+    """What is being read now, None outside the reading of a program."""
+    return _context.get()
 
 
 @contextlib.contextmanager
@@ -66,6 +73,16 @@ def limits(*, max_states: int | None = None, max_numbers: int | None = None) -> 
     )
     try:
         yield _limits.get()
+    finally:
+        _limits.reset(token)
+
+
+@contextlib.contextmanager
+def under(kept: Limits) -> Iterator[None]:
+    """The limits that held when a model was marginalised, whenever it is evaluated."""
+    token = _limits.set(kept)
+    try:
+        yield
     finally:
         _limits.reset(token)
 

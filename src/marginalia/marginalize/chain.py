@@ -54,12 +54,12 @@ class Chains:
         return self.states ** (self.lag + 1)
 
     @property
-    def count(self) -> int:
+    def elements(self) -> int:
         return int((self.order >= 0).sum())
 
 
 def find_chains(
-    graph: Graph, live: dict[int, Batch], remaining: np.ndarray, first: np.ndarray, other: np.ndarray
+    graph: Graph, live: dict[int, Batch], remaining: np.ndarray, ready: np.ndarray, first: np.ndarray, other: np.ndarray
 ) -> list[Chains]:
     """The components of what remains that are chains: "mine", or an empty list."""
     links = coo_matrix((np.ones(len(first), np.int8), (first, other)), shape=(graph.n, graph.n)).tocsr()
@@ -72,6 +72,8 @@ def find_chains(
     for component in long:
         ids = order_by_label[starts[component] : starts[component + 1]]
         ids = ids[remaining[ids]]
+        if not ready[ids].all():
+            continue
         states = graph.sizes[ids]
         if (states != states[0]).any():
             continue

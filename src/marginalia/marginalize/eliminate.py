@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.marginalize.chain import Chains, backward, forward
+from marginalia.marginalize.count import Counted, convolve, deconvolve
 from marginalia.marginalize.graph import Graph, Source
 from marginalia.marginalize.pieces import collect, select
 from marginalia.marginalize.plan import Group, Plan
@@ -58,6 +59,9 @@ def eliminate(
     log Z with respect to it is the table of marginal probabilities.
     """
     graph = plan.graph
+    if unary is not None:
+        # Sums that became discretes of their own come after the program's, with supports of their own.
+        unary = jnp.pad(unary, [(0, graph.n - len(unary)), (0, max(int(graph.sizes.max()) - unary.shape[1], 0))])
     batches: dict[int, Any] = {
         i: cut(factors[b.source.factor], b.source) for i, b in enumerate(graph.batches) if b.source is not None
     }
@@ -71,16 +75,20 @@ def eliminate(
                 roots.append(log_z_)
                 tables.append(passed)
                 continue
-            table = collect(group.pieces, (group.states, *group.neighbour_states), group.count, batches)
+            if isinstance(group, Counted):
+                batches[group.message], convolved = convolve(group, batches, semiring, unary)
+                tables.append(convolved)
+                continue
+            table = collect(group.pieces, (group.states, *group.neighbour_states), group.elements, batches)
             if unary is not None:
                 table = table + _unary(group, unary)
             tables.append(table)
         for group, table in zip(groups, tables, strict=True):
-            if isinstance(group, Chains):
+            if isinstance(group, Chains | Counted):
                 continue
             reduced = semiring(table)
             if group.message is None:
-                roots.append(jnp.broadcast_to(reduced, (group.count,)))
+                roots.append(jnp.broadcast_to(reduced, (group.elements,)))
             else:
                 batches[group.message] = reduced
         kept.append(tuple(tables))
@@ -122,10 +130,10 @@ def cut(factor: tuple[Any, tuple[int, ...]], source: Source) -> Any:
 
 def _unary(group: Group, unary: Any) -> Any:
     own = unary[group.variables, : group.states].T
-    return own.reshape((group.states, *(1 for _ in group.neighbour_states), group.count))
+    return own.reshape((group.states, *(1 for _ in group.neighbour_states), group.elements))
 
 
-def _choose_in_chain(choose: Callable[[Any, tuple[Any, ...]], Any], r: int, g: int, table: Any, t: Any) -> Any:
+def _choose_in_loop(choose: Callable[[Any, tuple[Any, ...]], Any], r: int, g: int, table: Any, t: Any) -> Any:
     return choose(table, (r, g, t))
 
 
@@ -140,14 +148,17 @@ def go_back(plan: Plan, eliminated: Eliminated, choose: Callable[[Any, tuple[Any
         for g, group in enumerate(plan.rounds[r]):
             table = eliminated.tables[r][g]
             if isinstance(group, Chains):
-                states = backward(group, table, states, functools.partial(_choose_in_chain, choose, r, g))
+                states = backward(group, table, states, functools.partial(_choose_in_loop, choose, r, g))
+                continue
+            if isinstance(group, Counted):
+                states = deconvolve(group, table, states, functools.partial(_choose_in_loop, choose, r, g))
                 continue
             if len(group.neighbours):
-                at = jnp.arange(group.count) if table.shape[-1] > 1 else jnp.zeros((group.count,), int)
+                at = jnp.arange(group.elements) if table.shape[-1] > 1 else jnp.zeros((group.elements,), int)
                 index = (slice(None), *[states[u] for u in group.neighbours], at)
                 table = table[index]
             else:
-                table = jnp.broadcast_to(table, (group.states, group.count))
+                table = jnp.broadcast_to(table, (group.states, group.elements))
             states = states.at[group.variables].set(choose(table, (r, g)).astype(jnp.int32))
     return states
 

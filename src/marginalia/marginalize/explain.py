@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from marginalia.marginalize.chain import Chains
+from marginalia.marginalize.count import Counted
 
 if TYPE_CHECKING:
     from marginalia.marginalize.kernel import Kernel
@@ -62,6 +63,9 @@ def strategy(kernel: Kernel, site: int) -> str:
         lag = "" if chain.lag == 1 else f", each reading {chain.lag} before it"
         count = f"{len(chain.order)} chains" if len(chain.order) > 1 else "a chain"
         return f"{count} of up to {chain.length} discretes{lag}, summed by one forward pass"
+    for group in (g for r in kernel.plan.rounds for g in r):
+        if isinstance(group, Counted) and (graph.site[group.variables] == site).any():
+            return f"read only through a sum of {group.count.parents.shape[1]}: counted by convolution"
     pairs: set[tuple[int, int]] = set()
     widest = 0
     for batch in graph.batches:
@@ -75,7 +79,7 @@ def strategy(kernel: Kernel, site: int) -> str:
 
 
 def _flops(kernel: Kernel) -> int:
-    return sum(4 * g.clique * g.count * max(len(g.pieces), 1) for r in kernel.plan.rounds for g in r)
+    return sum(4 * g.clique * g.elements * max(len(g.pieces), 1) for r in kernel.plan.rounds for g in r)
 
 
 def _count(n: int, word: str) -> str:

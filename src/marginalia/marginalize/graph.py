@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from marginalia.marginalize.value import Lane, full_ids
+
+if TYPE_CHECKING:
+    from marginalia.marginalize.count import Count
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +66,27 @@ class Graph:
 
 
 def build_graph(
-    scopes: list[Scope], sizes: np.ndarray, site: np.ndarray, names: tuple[str, ...], offsets: np.ndarray
+    scopes: list[Scope],
+    sizes: np.ndarray,
+    site: np.ndarray,
+    names: tuple[str, ...],
+    offsets: np.ndarray,
+    counts: Sequence[Count] = (),
 ) -> Graph:
+    """Put the factors' scopes together; sums that are discretes of their own follow the program's discretes."""
     batches: list[Batch] = []
     for i, scope in enumerate(scopes):
         batches.extend(split_by_pattern(i, scope))
-    n = len(sizes)
     rows, columns = [], []
+    for sums in counts:
+        sizes = np.concatenate([sizes, np.full(len(sums.parents), sums.states)])
+        site = np.concatenate([site, np.full(len(sums.parents), len(names))])
+        names = (*names, "a sum of discretes")
+        offsets = np.append(offsets, offsets[-1] + len(sums.parents))
+        inside = sums.parents >= 0
+        rows.append(np.broadcast_to(sums.identities[:, None], inside.shape)[inside])
+        columns.append(sums.parents[inside])
+    n = len(sizes)
     for batch in batches:
         for other in batch.scope[1:]:
             rows.append(batch.scope[0])

@@ -20,6 +20,8 @@ from jax.extend import core
 
 from marginalia.jaxpr import constants
 from marginalia.jaxpr.known import Lazy
+from marginalia.marginalize import bounds
+from marginalia.marginalize.count import count_sum
 from marginalia.marginalize.value import (
     Array,
     Lane,
@@ -39,6 +41,37 @@ from marginalia.marginalize.value import (
 
 
 @dataclass(frozen=True, eq=False)
+class Term:
+    """One summand: a value, the axes it is summed over, and linear steps that follow the sum, in order."""
+
+    value: Value
+    axes: tuple[int, ...] = ()
+    after: tuple[tuple[str, Value | None], ...] = ()
+
+    def then(self, name: str, factor: Value | None = None) -> Term:
+        return replace(self, after=(*self.after, (name, factor)))
+
+    def carried_out(self) -> Value:
+        """The sum first, then what follows it: the sum itself may be a discrete."""
+        value = fold("add", self.value, self.axes) if self.axes else self.value
+        for name, factor in self.after:
+            value = apply_elementwise(name, [value] if factor is None else [value, factor])
+        return value
+
+    def spread(self) -> Value:
+        """What is to be added up, each position with what follows the sum: the factors of a density."""
+        value = self.value
+        for name, factor in self.after:
+            if factor is None:
+                value = apply_elementwise(name, [value])
+                continue
+            for axis in sorted(self.axes):
+                factor = insert_axis(factor, axis)
+            value = apply_elementwise(name, [value, replace(factor, shape=value.shape)])
+        return value
+
+
+@dataclass(frozen=True, eq=False)
 class Sum:
     """A sum over positions that reads many discretes, not yet carried out.
 
@@ -46,7 +79,7 @@ class Sum:
     over all joint states.
     """
 
-    terms: tuple[tuple[Value, tuple[int, ...]], ...]
+    terms: tuple[Term, ...]
     shape: tuple[int, ...]
 
 
@@ -91,8 +124,8 @@ def force(node: Node) -> Value:
     if isinstance(node, Value):
         return node
     total: Value | None = None
-    for value, axes in node.terms:
-        part = fold("add", value, axes) if axes else value
+    for term in node.terms:
+        part = term.carried_out()
         total = part if total is None else apply_elementwise("add", [total, part])
     assert total is not None
     return total
@@ -182,7 +215,7 @@ def _additive(equation: Any, name: str, nodes: list[Node]) -> Sum | None:
             return None
         if any(node.lane_varies(axis) for axis in axes) and jnp.issubdtype(node.array.dtype, jnp.floating):
             shape = tuple(n for i, n in enumerate(node.shape) if i not in axes)
-            return Sum(((node, axes),), shape)
+            return Sum((Term(node, axes),), shape)
         return None
     if not any(isinstance(node, Sum) for node in nodes):
         return None
@@ -192,26 +225,20 @@ def _additive(equation: Any, name: str, nodes: list[Node]) -> Sum | None:
             return None
         first, second = (_terms(node) for node in nodes)
         if name == "sub":
-            second = tuple((apply_elementwise("neg", [v]), axes) for v, axes in second)
+            second = tuple(term.then("neg") for term in second)
         return Sum(first + second, nodes[0].shape)
     if name == "neg":
-        return Sum(tuple((apply_elementwise("neg", [v]), axes) for v, axes in _terms(nodes[0])), nodes[0].shape)
+        return Sum(tuple(term.then("neg") for term in _terms(nodes[0])), nodes[0].shape)
     if name in ("mul", "div") and isinstance(nodes[0], Sum) and isinstance(nodes[1], Value):
         factor = nodes[1]
         if factor.lanes or factor.shape != nodes[0].shape:
             return None
-        scaled = []
-        for value, axes in nodes[0].terms:
-            wide = factor
-            for axis in sorted(axes):
-                wide = insert_axis(wide, axis)
-            scaled.append((apply_elementwise(name, [value, replace(wide, shape=value.shape)]), axes))
-        return Sum(tuple(scaled), nodes[0].shape)
+        return Sum(tuple(term.then(name, factor) for term in nodes[0].terms), nodes[0].shape)
     return None
 
 
-def _terms(node: Node) -> tuple[tuple[Value, tuple[int, ...]], ...]:
-    return node.terms if isinstance(node, Sum) else ((node, ()),)
+def _terms(node: Node) -> tuple[Term, ...]:
+    return node.terms if isinstance(node, Sum) else (Term(node),)
 
 
 # ---- elementwise -----------------------------------------------------------------------------------------------
@@ -269,8 +296,14 @@ def apply_elementwise(
 def fold(name: str, value: Value, axes: Sequence[int]) -> Value:
     """Reduce along axes whose positions are different discretes, one position at a time.
 
-    Never larger than its result, which has one table axis per discrete read.
+    Never larger than its result, which has one table axis per discrete read, or one axis in all where the sum itself
+    can be a discrete.
     """
+    context = bounds.context()
+    if name == "add" and context is not None:
+        counted = count_sum(value, tuple(axes), context.register)
+        if counted is not None:
+            return counted
     for axis in sorted(axes, reverse=True):
         if value.lane_varies(axis):
             total = take(value, axis, 0)

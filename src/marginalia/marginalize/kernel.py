@@ -17,7 +17,9 @@ import numpy as np
 import numpyro.distributions as dist
 
 from marginalia.errors import Refusal, compose
+from marginalia.marginalize import bounds
 from marginalia.marginalize.bounds import describe_variables
+from marginalia.marginalize.count import Register
 from marginalia.marginalize.eliminate import (
     Eliminated,
     Semiring,
@@ -43,27 +45,43 @@ class Kernel:
         self.program = program
         self.states = States.of(program)
         self.data: tuple[Any, ...] = tuple(program.jaxpr.consts)
-        self._scan_structure()
+        self.limits = bounds.current()
+        self.counting = True
+        try:
+            self._scan_structure()
+        except Refusal:
+            # Sums that cannot be convolved (two different sums of the same parts, say) may still be written out.
+            if not self.register.counts:
+                raise
+            self.counting = False
+            self._scan_structure()
 
     def _scan_structure(self) -> None:
         """Trace the factors once, abstractly, and decide how their discretes are summed out."""
         program, states = self.program, self.states
         found: list[Factor] = []
+        register = Register(int(states.offsets[-1]), closed=not self.counting)
 
         def run(params: dict[str, Any], data: tuple[Any, ...]) -> int:
-            found[:] = tabulate(program, states, params, data)
+            found[:] = tabulate(program, states, params, data, register)
             return 0
 
+        self.register = register
         jax.eval_shape(run, self.abstract_params(), self.data)
         self.factors: tuple[tuple[int, tuple[int, ...], Scope, np.ndarray], ...] = tuple(
             (f.term, f.axes, Scope(f.value.shape, f.value.lanes), f.scale) for f in found
         )
         self.held = tuple(tuple(f.value.array.shape) for f in found)
         scopes = [scope for _, _, scope, _ in self.factors if scope.lanes]
-        graph = build_graph(scopes, states.sizes, states.site, states.names, states.offsets)
-        self.plan: Plan = make_plan(graph)
+        graph = build_graph(scopes, states.sizes, states.site, states.names, states.offsets, register.counts)
+        self.plan: Plan = make_plan(graph, register.counts)
         self.component_scale = _component_scale(program, graph, [f for f in self.factors if f[2].lanes])
         self.units, self.leftovers = find_units(program, graph, self.factors)
+
+    def _tabulate(self, params: Mapping[str, Any], data: Any) -> list[Factor]:
+        register = Register(int(self.states.offsets[-1]), closed=not self.counting)
+        with bounds.under(self.limits):
+            return tabulate(self.program, self.states, params, data, register)
 
     def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {n: jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for n, s in self.program.latents.items()}
@@ -72,7 +90,7 @@ class Kernel:
 
     def log_density(self, params: Mapping[str, Any], data: Any) -> Any:
         """log p(observed, params), the discretes summed out; a scalar, no Jacobian."""
-        factors = tabulate(self.program, self.states, params, data)
+        factors = self._tabulate(params, data)
         total = sum((_total(f) for f in factors if not f.value.lanes), jnp.zeros(()))
         tables = _tables(factors)
         scales = [f.scale for f in factors if f.value.lanes]
@@ -84,7 +102,7 @@ class Kernel:
 
     def log_likelihood(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
         """Per independent unit after the sum: log p(unit | params), before any scale."""
-        factors = tabulate(self.program, self.states, params, data)
+        factors = self._tabulate(params, data)
         kinds = [self.program.terms[f.term].kind for f in factors]
         laned = [(f, k) for f, k in zip(factors, kinds, strict=True) if f.value.lanes]
         tables = _tables(factors)
@@ -125,7 +143,7 @@ class Kernel:
     # ---- recovery -------------------------------------------------------------------------------------------
 
     def _eliminate(self, params: Mapping[str, Any], data: Any, semiring: Semiring, unary: Any = None) -> Eliminated:
-        factors = tabulate(self.program, self.states, params, data)
+        factors = self._tabulate(params, data)
         return eliminate(self.plan, _tables(factors), semiring, unary)
 
     def posterior(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
@@ -171,7 +189,7 @@ class Kernel:
 
     def clamped(self, params: Mapping[str, Any], data: Any, unary: Any) -> Any:
         """The log density with `unary` (discretes x states) added; -inf forbids a state. No scale is applied."""
-        factors = tabulate(self.program, self.states, params, data)
+        factors = self._tabulate(params, data)
         tables = _tables(factors)
         total = sum((jnp.sum(materialize(f.value).array) for f in factors if not f.value.lanes), jnp.zeros(()))
         for index, elements, values in constants_of(self.plan.graph, tables):
@@ -180,7 +198,7 @@ class Kernel:
 
     def site_densities(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
         """{site: its best log-probability per element over the states of its discretes}, to find what is not finite."""
-        factors = tabulate(self.program, self.states, params, data)
+        factors = self._tabulate(params, data)
         result: dict[str, Any] = {}
         for f in factors:
             if f.axes:

@@ -9,6 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from marginalia.marginalize.graph import Batch
+
 
 @dataclass(frozen=True, eq=False)
 class Piece:
@@ -20,6 +22,51 @@ class Piece:
     """Place of each of the batch's lanes among (the discrete, its neighbours in order)."""
     slots: np.ndarray | None
     """None when element e belongs to slot e."""
+
+
+def pieces_of(n: int, live: dict[int, Batch], variables: np.ndarray, adjacent: np.ndarray) -> tuple[Piece, ...]:
+    """Which elements of the live batches go into a table over `variables` and their neighbours `adjacent`."""
+    slot_of = np.full(n + 1, -1, np.int64)  # the last entry serves identity -1
+    slot_of[variables[variables >= 0]] = np.flatnonzero(variables >= 0)
+    pieces: list[Piece] = []
+    for index, batch in live.items():
+        for lane, scope in enumerate(batch.scope):
+            slots = slot_of[scope]
+            elements = np.flatnonzero(slots >= 0)
+            if not len(elements):
+                continue
+            slots = slots[elements]
+            places = np.zeros((len(batch.scope), len(elements)), np.int64)
+            for i, ids in enumerate(batch.scope):
+                if i != lane:
+                    places[i] = 1 + np.argmax(adjacent[:, slots] == ids[elements], axis=0)
+            pieces.extend(_by_places(index, batch, elements, slots, places, len(variables)))
+    return tuple(pieces)
+
+
+def _by_places(
+    index: int, batch: Batch, elements: np.ndarray, slots: np.ndarray, places: np.ndarray, count: int
+) -> list[Piece]:
+    if (places == places[:, :1]).all():
+        kinds, which = places[:, :1], np.zeros(len(elements), int)
+    else:
+        kinds, which = np.unique(places, axis=1, return_inverse=True)
+        which = which.reshape(-1)
+    pieces = []
+    total = batch.scope.shape[1]
+    for k in range(kinds.shape[1]):
+        own = elements[which == k]
+        at = slots[which == k]
+        aligned = len(at) == count and np.array_equal(at, np.arange(count))
+        pieces.append(
+            Piece(
+                index,
+                None if len(own) == total else own,
+                tuple(int(x) for x in kinds[:, k]),
+                None if aligned else at,
+            )
+        )
+    return pieces
 
 
 def collect(pieces: Sequence[Piece], extent: tuple[int, ...], count: int, batches: dict[int, Any]) -> Any:

@@ -10,14 +10,16 @@ so trees cost no more than their tables, and a clique beyond the limit is refuse
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from marginalia.marginalize import bounds
 from marginalia.marginalize.chain import Chains, find_chains
+from marginalia.marginalize.count import Count, Counted, find_counted
 from marginalia.marginalize.graph import Batch, Graph, neighbours
-from marginalia.marginalize.pieces import Piece
+from marginalia.marginalize.pieces import Piece, pieces_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Group:
     """Index of the batch that its message becomes, None at a root."""
 
     @property
-    def count(self) -> int:
+    def elements(self) -> int:
         return len(self.variables)
 
     @property
@@ -45,7 +47,7 @@ class Group:
 @dataclass(frozen=True, eq=False)
 class Plan:
     graph: Graph
-    rounds: tuple[tuple[Group | Chains, ...], ...]
+    rounds: tuple[tuple[Group | Chains | Counted, ...], ...]
     root_components: np.ndarray
     """Component of each root, in the order in which the rounds meet them."""
     ordered: bool = field(default=False)
@@ -56,19 +58,39 @@ class Plan:
 
     @property
     def numbers(self) -> int:
-        return sum(g.clique * g.count for r in self.rounds for g in r)
+        return sum(g.clique * g.elements for r in self.rounds for g in r)
 
 
-def make_plan(graph: Graph) -> Plan:
-    """Decide the rounds. Raises `Refusal` when some clique exceeds the limits."""
+def make_plan(graph: Graph, counts: Sequence[Count] = ()) -> Plan:
+    """Decide the rounds. Raises `Refusal` when some clique exceeds the limits.
+
+    The parts of a sum wait until they can be convolved, and the sum waits for them.
+    """
     live = {i: b for i, b in enumerate(graph.batches) if len(b.scope)}
     next_batch = len(graph.batches)
     remaining = np.ones(graph.n, bool)
-    rounds: list[tuple[Group | Chains, ...]] = []
+    rounds: list[tuple[Group | Chains | Counted, ...]] = []
     roots: list[np.ndarray] = []
+    waiting = list(counts)
     while remaining.any():
         first, other = neighbours(list(live.values()), graph.n)
-        chains = find_chains(graph, live, remaining, first, other)
+        counted = find_counted(graph, live, waiting, first, other, next_batch)
+        if counted is not None:
+            _guard(graph, counted.count.identities, counted.shared, counted.clique)
+            next_batch += 1
+            live = _without(live, counted.variables, graph.n)
+            live[counted.message] = Batch(counted.scope)
+            remaining[counted.variables] = False
+            waiting.remove(counted.count)
+            rounds.append((counted,))
+            continue
+        ready = remaining.copy()
+        for count in waiting:
+            ready[count.parents[count.parents >= 0]] = False
+            ready[count.identities] = False
+        if not ready.any():
+            _refuse_counts(graph, waiting)
+        chains = find_chains(graph, live, remaining, ready, first, other)
         if chains:
             # A chain is a whole component: nothing else reads its discretes, and it leaves no message.
             for chain in chains:
@@ -77,13 +99,13 @@ def make_plan(graph: Graph) -> Plan:
             live = _without(live, np.concatenate([chain.variables for chain in chains]), graph.n)
             rounds.append(tuple(chains))
             continue
-        chosen = _choose(graph, remaining, first, other)
+        chosen = _choose(graph, ready, first, other)
         groups = []
         for variables, adjacent in _alike(graph, chosen, first, other):
             shape = tuple(int(k) for k in graph.sizes[adjacent[:, 0]]) if len(adjacent) else ()
             states = int(graph.sizes[variables[0]])
             _guard(graph, variables, adjacent, states * math.prod(shape))
-            pieces = _pieces(graph, live, variables, adjacent)
+            pieces = pieces_of(graph.n, live, variables, adjacent)
             message = None
             if len(adjacent):
                 message = next_batch
@@ -100,6 +122,13 @@ def make_plan(graph: Graph) -> Plan:
     found = np.concatenate(roots) if roots else np.zeros(0, int)
     ordered = bool(np.array_equal(found, np.arange(len(found))))
     return Plan(graph, tuple(rounds), found, ordered)
+
+
+def _refuse_counts(graph: Graph, waiting: list[Count]) -> None:
+    """Sums whose parts are tied to each other beyond the sum have no convolution."""
+    parts = np.unique(np.concatenate([c.parents[c.parents >= 0] for c in waiting]))
+    states = math.prod(int(k) for k in graph.sizes[parts])
+    bounds.refuse_clique(bounds.describe_variables(parts, graph.names, graph.offsets), states, states)
 
 
 def _choose(graph: Graph, remaining: np.ndarray, first: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -171,50 +200,6 @@ def _guard(graph: Graph, variables: np.ndarray, adjacent: np.ndarray, clique: in
         ids = np.concatenate([variables[:1], adjacent[:, 0]]) if len(adjacent) else variables
         who = bounds.describe_variables(ids, graph.names, graph.offsets)
         bounds.refuse_clique(who, clique, numbers)
-
-
-def _pieces(graph: Graph, live: dict[int, Batch], variables: np.ndarray, adjacent: np.ndarray) -> tuple[Piece, ...]:
-    slot_of = np.full(graph.n + 1, -1, np.int64)  # the last entry serves identity -1
-    slot_of[variables] = np.arange(len(variables))
-    pieces: list[Piece] = []
-    for index, batch in live.items():
-        for lane, scope in enumerate(batch.scope):
-            slots = slot_of[scope]
-            elements = np.flatnonzero(slots >= 0)
-            if not len(elements):
-                continue
-            slots = slots[elements]
-            places = np.zeros((len(batch.scope), len(elements)), np.int64)
-            for i, ids in enumerate(batch.scope):
-                if i != lane:
-                    places[i] = 1 + np.argmax(adjacent[:, slots] == ids[elements], axis=0)
-            pieces.extend(_by_places(index, batch, elements, slots, places, len(variables)))
-    return tuple(pieces)
-
-
-def _by_places(
-    index: int, batch: Batch, elements: np.ndarray, slots: np.ndarray, places: np.ndarray, count: int
-) -> list[Piece]:
-    if (places == places[:, :1]).all():
-        kinds, which = places[:, :1], np.zeros(len(elements), int)
-    else:
-        kinds, which = np.unique(places, axis=1, return_inverse=True)
-        which = which.reshape(-1)
-    pieces = []
-    total = batch.scope.shape[1]
-    for k in range(kinds.shape[1]):
-        own = elements[which == k]
-        at = slots[which == k]
-        aligned = len(at) == count and np.array_equal(at, np.arange(count))
-        pieces.append(
-            Piece(
-                index,
-                None if len(own) == total else own,
-                tuple(int(x) for x in kinds[:, k]),
-                None if aligned else at,
-            )
-        )
-    return pieces
 
 
 def _without(live: dict[int, Batch], chosen: np.ndarray, n: int) -> dict[int, Batch]:

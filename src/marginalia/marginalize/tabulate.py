@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,6 +17,7 @@ from marginalia.jaxpr.known import Lazy
 # The rules register themselves.
 from marginalia.marginalize import calls, indexing, loops, structure  # noqa: F401
 from marginalia.marginalize.bounds import Context, current, speaking_of
+from marginalia.marginalize.count import Register
 from marginalia.marginalize.interpret import Sum, run
 from marginalia.marginalize.value import Lane, Value, plain
 from marginalia.program import Discrete, Program
@@ -57,8 +59,21 @@ class States:
         )
 
 
-def tabulate(program: Program, states: States, params: Mapping[str, Any], data: Sequence[Any]) -> list[Factor]:
-    """All factors of the program at the given parameters (tracers or arrays)."""
+SMALL = 4096
+"""Constants of up to so many numbers are part of the program: what is computed from them alone is computed once."""
+
+
+def tabulate(
+    program: Program,
+    states: States,
+    params: Mapping[str, Any],
+    data: Sequence[Any],
+    register: Register | None = None,
+) -> list[Factor]:
+    """All factors of the program at the given parameters (tracers or arrays).
+
+    `register` collects the sums that became discretes of their own; their identities follow those of the program's.
+    """
     inputs: list[Value] = [plain(jnp.asarray(params[name])) for name in program.latents]
     for i, discrete in enumerate(program.discretes.values()):
         rank = len(discrete.shape)
@@ -69,11 +84,9 @@ def tabulate(program: Program, states: States, params: Mapping[str, Any], data: 
             # than one for which the program has no number (NaN).
             array = np.clip(array, *discrete.bounds)
         inputs.append(Value(array, discrete.shape, (Lane(ids, len(discrete.values)),)))
-    constants = [
-        Value(jnp.asarray(x), tuple(np.shape(x)), (), Lazy(functools.partial(np.asarray, own)))
-        for x, own in zip(data, program.jaxpr.consts, strict=True)
-    ]
-    context = Context(current(), states.names, states.offsets, doing="the log-probability")
+    constants = [_constant(x, own) for x, own in zip(data, program.jaxpr.consts, strict=True)]
+    register = Register(int(states.offsets[-1])) if register is None else register
+    context = Context(current(), states.names, states.offsets, "the log-probability", register)
     factors: list[Factor] = []
     with speaking_of(context):
         outputs = run(program.jaxpr.jaxpr, constants, inputs)
@@ -86,12 +99,21 @@ def tabulate(program: Program, states: States, params: Mapping[str, Any], data: 
             if not isinstance(node, Sum):
                 factors.append(Factor(i, node, _scale_like(scale, node.shape), ()))
                 continue
-            for value, axes in node.terms:
+            for part in node.terms:
                 wide = np.broadcast_to(scale, node.shape)
-                for axis in sorted(axes):
+                for axis in sorted(part.axes):
                     wide = np.expand_dims(wide, axis)
-                factors.append(Factor(i, value, wide, axes))
+                factors.append(Factor(i, part.spread(), wide, part.axes))
     return factors
+
+
+def _constant(traced: Any, own: Any) -> Value:
+    shape = tuple(np.shape(own))
+    known = Lazy(functools.partial(np.asarray, own))
+    extended = jax.dtypes.issubdtype(jnp.result_type(own), jax.dtypes.extended)
+    if math.prod(shape) <= SMALL and not extended:
+        return Value(np.asarray(own), shape, (), known)
+    return Value(jnp.asarray(traced), shape, (), known)
 
 
 def _own_support(discrete: Discrete, value: Value) -> Value:

@@ -128,15 +128,16 @@ def _finite_point(kernel: Kernel, seed: int) -> tuple[dict[str, Any], np.ndarray
 def _block(kernel: Kernel, rng: np.random.Generator, max_states: int) -> np.ndarray:
     """A discrete and what lies near it in the factor graph, as many as can be enumerated."""
     graph = kernel.plan.graph
-    start = int(rng.integers(graph.n))
+    n = len(kernel.states.sizes)  # sums that became discretes of their own come after the program's
+    start = int(rng.integers(n))
     free, states = [start], int(graph.sizes[start])
     linked: dict[int, set[int]] = {}
     for batch in graph.batches:
         touched = np.isin(batch.scope, free).any(axis=0) if len(batch.scope) else np.zeros(0, bool)
         for v in np.unique(batch.scope[:, touched]) if touched.any() else []:
             linked.setdefault(start, set()).add(int(v))
-    near = [v for v in sorted(linked.get(start, set())) if v != start]
-    anywhere = [int(v) for v in rng.permutation(graph.n)[:20]]
+    near = [v for v in sorted(linked.get(start, set())) if v != start and v < n]
+    anywhere = [int(v) for v in rng.permutation(n)[:20]]
     for v in near + anywhere:
         if v in free or states * int(graph.sizes[v]) > max_states:
             continue
