@@ -9,8 +9,13 @@ import jax
 import numpy as np
 
 
-def _convert(x: np.ndarray, new_dtype: Any) -> np.ndarray:
-    return np.asarray(x).astype(new_dtype)
+def _convert(x: np.ndarray, new_dtype: Any) -> np.ndarray | None:
+    if x.dtype.kind == "f" and np.dtype(new_dtype).kind in "iu":
+        # NaN and what is out of range become something else in NumPy than in XLA.
+        bounds = np.iinfo(new_dtype)
+        if not ((x > float(bounds.min)) & (x < float(bounds.max))).all():
+            return None
+    return x.astype(new_dtype)
 
 
 def _integer_power(x: np.ndarray, y: int) -> np.ndarray:
@@ -23,14 +28,15 @@ def _remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _select(which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
-    return np.choose(which.astype(np.int64), cases)
+    which, *spread = np.broadcast_arrays(which, *cases)
+    return np.take_along_axis(np.stack(spread), which.astype(np.int64)[None], axis=0)[0]
 
 
 def _clamp(low: np.ndarray, x: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(x, low), high)
 
 
-ELEMENTWISE: dict[str, Callable[..., np.ndarray]] = {
+ELEMENTWISE: dict[str, Callable[..., np.ndarray | None]] = {
     "add": np.add,
     "add_any": np.add,
     "sub": np.subtract,
@@ -78,7 +84,8 @@ def elementwise(name: str, params: dict[str, Any], tables: list[Any]) -> np.ndar
         return None
     kept = {key: params[key] for key in _KEPT_PARAMETERS.get(name, ())}
     with np.errstate(all="ignore"):
-        return np.asarray(function(*tables, **kept))
+        result = function(*tables, **kept)
+    return None if result is None else np.asarray(result)
 
 
 def evaluate(primitive: Any, params: dict[str, Any], arguments: list[np.ndarray]) -> list[np.ndarray]:
