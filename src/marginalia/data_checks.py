@@ -61,6 +61,8 @@ def _clean(value: Any, name: str) -> Any:
             as_array = np.asarray(value, dtype=object)
         if as_array.dtype.kind in "OUS" and as_array.ndim == 1 and isinstance(value[0], int | float):
             value = np.asarray(value, dtype=object)
+        elif as_array.dtype.kind in "fiub":
+            value = as_array
     if isinstance(value, np.ndarray) and value.dtype.kind in "OUS" and value.size:
         return _numbers_from_objects(value, name)
     return value

@@ -165,10 +165,14 @@ def read(model: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[
     for name, site in sites.items():
         if site["kind"] == "latent":
             support = tables.support(name)
+            if support is None:
+                _refuse_support_from_discretes(model, args, kwargs, name, sites)
             fixed = fixed and support is not None
             latents[name] = Latent(name, site["shape"], site["dims"], support)
         elif site["kind"] == "discrete":
-            discretes[name] = Discrete(name, site["shape"], site["dims"], *tables.values(name, site["shape"]))
+            bounds = tables.bounds(name) or _bounds_from_parents(model, args, kwargs, name, sites, discretes)
+            support_ = _listed(name, site["shape"], bounds)
+            discretes[name] = Discrete(name, site["shape"], site["dims"], *support_)
     observed = {}
     for name, site in sites.items():
         if site["kind"] == "observed":
@@ -224,24 +228,96 @@ class _Survey:
             found.append(value if isinstance(leaf, jax.core.Tracer) else leaf)
         return jax.tree.unflatten(structure, found)
 
-    def values(self, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
-        """The support of a discrete, and the bounds of its elements where they differ."""
+    def bounds(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lower and upper bound of a discrete, None where they are computed from a latent."""
         low, high = self.known(("low", name)), self.known(("high", name))
-        if low is None or high is None:
-            raise Refusal(
-                compose(
-                    "the support of this discrete depends on another latent",
-                    where=f"site '{name}'",
-                    expected="bounds that are known before the run, such as `dist.Binomial(10, p)`",
-                    got="bounds computed from a latent",
-                    remedy="give the largest possible bound as a number and let the probabilities beyond the latent "
-                    "bound be zero, for example with `numpyro.factor('bound', jnp.where(x <= n, 0., -jnp.inf))`.",
-                )
+        return None if low is None or high is None else (low, high)
+
+
+def _listed(
+    name: str, shape: tuple[int, ...], bounds: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """The support of a discrete, and the bounds of its elements where they differ."""
+    if bounds is None:
+        raise Refusal(
+            compose(
+                "the support of this discrete depends on a continuous latent",
+                where=f"site '{name}'",
+                expected="bounds that are known before the run, such as `dist.Binomial(10, p)`, or computed from "
+                "other discretes",
+                got="bounds computed from a continuous latent",
+                remedy="give the largest possible bound as a number and let the probabilities beyond the latent "
+                "bound be zero, for example with `numpyro.factor('bound', jnp.where(x <= n, 0., -jnp.inf))`.",
             )
-        values = np.arange(int(np.min(low)), int(np.max(high)) + 1)
-        if np.ptp(low) == 0 and np.ptp(high) == 0:
-            return values, None
-        return values, (np.broadcast_to(low, shape), np.broadcast_to(high, shape))
+        )
+    low, high = bounds
+    values = np.arange(int(np.min(low)), int(np.max(high)) + 1)
+    if np.ptp(low) == 0 and np.ptp(high) == 0:
+        return values, None
+    return values, (np.broadcast_to(low, shape), np.broadcast_to(high, shape))
+
+
+def _refuse_support_from_discretes(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    name: str,
+    sites: dict[str, dict[str, Any]],
+) -> None:
+    """A continuous latent whose support changes with a discrete has no common space for all states."""
+    from marginalia.marginalize.loops import dependencies  # the interpreter stands above this module
+
+    names = [n for n, s in sites.items() if s["kind"] == "discrete"]
+    others = [n for n, s in sites.items() if s["kind"] == "latent"]
+
+    def bounds(states: list[Any], latents: list[Any]) -> list[Any]:
+        values = dict(zip([*names, *others], [*states, *latents], strict=True))
+        with handlers.trace() as trace, handlers.seed(rng_seed=0), handlers.substitute(data=values):
+            model(*args, **kwargs)
+        return [jnp.asarray(leaf) for leaf in jax.tree.leaves(trace[name]["fn"].support)]
+
+    whole = [jax.ShapeDtypeStruct(sites[n]["shape"], jnp.result_type(int)) for n in names]
+    real = [jax.ShapeDtypeStruct(sites[n]["shape"], jnp.result_type(float)) for n in others]
+    read = set().union(*dependencies(jax.make_jaxpr(bounds)(whole, real).jaxpr))
+    found = [n for i, n in enumerate(names) if i in read]
+    if found:
+        who = ", ".join(f"'{n}'" for n in found)
+        raise Refusal(
+            compose(
+                f"the support of this continuous latent depends on the discrete {who}",
+                where=f"site '{name}'",
+                expected="the same support for every state of the discretes",
+                got="bounds computed from a discrete",
+                remedy="sample it on a fixed support and scale it: `u = sample('u', Uniform(0, 1))`, then "
+                "`x = low[z] + (high[z] - low[z]) * u`.",
+            )
+        )
+
+
+def _bounds_from_parents(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    name: str,
+    sites: dict[str, dict[str, Any]],
+    discretes: dict[str, Discrete],
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Bounds of a discrete over all states of the discretes before it (a binomial whose count is latent)."""
+    from marginalia.marginalize.supports import bounds_over_parents  # the interpreter stands above this module
+
+    reals = [n for n, s in sites.items() if s["kind"] == "latent"]
+
+    def bounds(parents: list[Any], latents: list[Any]) -> list[Any]:
+        values = dict(zip([*discretes, *reals], [*parents, *latents], strict=True))
+        with handlers.trace() as trace, handlers.seed(rng_seed=0), Placeholder(), handlers.substitute(data=values):
+            model(*args, **kwargs)
+        found: dict[tuple[str, ...], Any] = {}
+        base, _ = peel(trace[name]["fn"])
+        _put_bounds(name, base, found.__setitem__)
+        return [jnp.asarray(found["low", name]), jnp.asarray(found["high", name])]
+
+    parents = [(d.shape, d.values) for d in discretes.values()]
+    return bounds_over_parents(bounds, parents, [sites[n]["shape"] for n in reals])
 
 
 def _survey(
@@ -388,14 +464,16 @@ def _check_shape(name: str, fn: Any, shape: tuple[int, ...]) -> None:
                 remedy="check how the table was filtered.",
             )
         )
-    event = fn.event_shape
+    base, _ = peel(fn)  # the axes that `.to_event` groups broadcast like any other
+    event = tuple(base.event_shape)
+    batch = (*fn.batch_shape, *fn.event_shape)[: len(fn.batch_shape) + len(fn.event_shape) - len(event)]
     own = shape[: len(shape) - len(event)] if len(shape) >= len(event) else None
     try:
         fits = own is not None and shape[len(own) :] == event
-        joint = np.broadcast_shapes(own, fn.batch_shape) if fits and own is not None else None
+        joint = np.broadcast_shapes(own, batch) if fits and own is not None else None
     except ValueError:
         joint = None
-    if joint is None or (own and joint != own and math.prod(joint) != math.prod(own)):
+    if joint is None or own is None or math.prod(joint) != math.prod(own):
         raise DataError(
             compose(
                 "the data do not have the shape that the distribution gives",
@@ -484,6 +562,12 @@ def _density(
 def _log_prob(name: str, site: dict[str, Any], discretes: dict[str, Discrete]) -> Any:
     fn, mask = peel(site["fn"])
     value = site["value"]
+    if site["is_observed"] and not isinstance(fn, dist.Unit):
+        value = jnp.array(value, copy=True)  # traced: NumPyro looks into concrete values, which are checked already
+        if mask is not None:
+            # A masked value is never computed with: it may be missing, and its gradient must not be either.
+            shown = jnp.reshape(mask, jnp.shape(mask) + (1,) * fn.event_dim)
+            value = jnp.where(shown, value, jnp.asarray(fn.support.feasible_like(value), value.dtype))
     log_prob = fn.log_prob(value)
     if mask is not None:
         log_prob = jnp.where(mask, log_prob, jnp.zeros_like(log_prob))

@@ -17,7 +17,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
-from marginalia.errors import ModelError, Refusal, compose
+from marginalia.errors import DataError, ModelError, Refusal, compose
 
 
 class _Watch(Messenger):
@@ -72,12 +72,22 @@ def reading() -> Iterator[None]:
         raise _explain_python_use(error, watch) from error
     except jax.errors.TracerIntegerConversionError as error:
         raise _explain_python_use(error, watch) from error
+    except jax.errors.NonConcreteBooleanIndexError as error:
+        raise _explain_python_use(error, watch) from error
     except AssertionError as error:
         if "unique names" in str(error):
             raise ModelError(
                 compose(
                     str(error),
                     remedy="give every sample statement a name of its own, f-strings help in loops.",
+                )
+            ) from error
+        if "size of plate" in str(error):
+            raise DataError(
+                compose(
+                    "the data have no rows: a plate has size 0",
+                    expected="at least one row",
+                    remedy="check how the table was filtered.",
                 )
             ) from error
         raise

@@ -29,6 +29,7 @@ from marginalia.marginalize.value import (
     aligned,
     constant,
     explode,
+    foresee,
     guard,
     insert_axis,
     materialize,
@@ -304,6 +305,7 @@ def fold(name: str, value: Value, axes: Sequence[int]) -> Value:
         counted = count_sum(value, tuple(axes), context.register)
         if counted is not None:
             return counted
+    foresee(value, axes)
     for axis in sorted(axes, reverse=True):
         if value.lane_varies(axis):
             total = take(value, axis, 0)

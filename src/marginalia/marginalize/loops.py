@@ -102,7 +102,7 @@ def _along_time(loop: Loop, used: set[int]) -> list[Value] | None:
 
     Outputs that are not `used` are stood in for: a program may carry a random key that nothing reads.
     """
-    reads = _dependencies(loop.body.jaxpr)
+    reads = dependencies(loop.body.jaxpr)
     n_c, n_k = len(loop.constants), loop.n_carry
     needed = _needed_carries(reads, used, n_c, n_k)
     laned = _laned_carries(loop, reads) & needed
@@ -145,7 +145,7 @@ def _stand_in(shape: tuple[int, ...]) -> Value:
     return Value(np.zeros((1,) * len(shape), bool), shape)
 
 
-def _dependencies(jaxpr: core.Jaxpr) -> list[set[int]]:
+def dependencies(jaxpr: core.Jaxpr) -> list[set[int]]:
     """For every output of the body: which inputs it reads."""
     reads: dict[Any, set[int]] = {v: {i} for i, v in enumerate(jaxpr.invars)}
     for equation in jaxpr.eqns:

@@ -90,7 +90,17 @@ class Marginal:
             )
         values = {}
         for name, latent in latents.items():
-            value = jnp.asarray(params[name], float)
+            try:
+                value = jnp.asarray(params[name], float)
+            except (TypeError, ValueError) as error:
+                raise ModelError(
+                    compose(
+                        "a parameter is not an array of numbers",
+                        where=f"site '{name}'",
+                        expected=f"numbers of shape {latent.shape}",
+                        got=repr(params[name])[:80],
+                    )
+                ) from error
             if value.shape != latent.shape:
                 raise ModelError(
                     compose(

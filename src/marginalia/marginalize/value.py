@@ -196,12 +196,30 @@ def insert_axis(value: Value, axis: int) -> Value:
     return Value(array, shape, lanes)
 
 
+def foresee(value: Value, axes: Sequence[int]) -> None:
+    """Refuse at once, with all that would be read together, what positions along `axes` as lanes would exceed."""
+    axes = [axis for axis in axes if value.lane_varies(axis)]
+    if not axes:
+        return
+    sizes: dict[int, int] = {}
+    for lane in value.lanes:
+        # One position of the other axes stands for all: the first.
+        at = tuple(slice(None) if axis in axes else slice(0, 1) for axis in range(value.rank))
+        for identity in np.unique(lane.ids[at]):
+            if identity >= 0:
+                sizes[int(identity)] = lane.size
+    states = math.prod(sizes.values())
+    lanes = tuple(Lane(np.asarray([identity]), size) for identity, size in sizes.items())
+    refuse_wide(lanes, states, states)
+
+
 def explode(value: Value, axes: Sequence[int]) -> Value:
     """The same value with no lane changing along the given axes: a lane per position instead.
 
     This is what makes any operation exact that mixes positions (sums, maxima, sorts, linear algebra): its table grows
     with the number of states of everything along the axes, which is guarded.
     """
+    foresee(value, axes)
     for axis in axes:
         if not value.lane_varies(axis):
             continue
