@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from marginalia.errors import DataError, FitError, MarginaliaError, ModelError, OptionError, Refusal
 
 if TYPE_CHECKING:
+    from marginalia.checks import Finding, Findings, check
     from marginalia.fit import Fit, fit, load
     from marginalia.infer.options import MAP, NUTS, Auto
-    from marginalia.marginalize import Marginal, marginalize, verify
+    from marginalia.marginalize import Marginal, Verification, limits, marginalize, verify
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,8 @@ __all__ = [
     "NUTS",
     "Auto",
     "DataError",
+    "Finding",
+    "Findings",
     "Fit",
     "FitError",
     "Marginal",
@@ -31,8 +34,11 @@ __all__ = [
     "ModelError",
     "OptionError",
     "Refusal",
+    "Verification",
     "__version__",
+    "check",
     "fit",
+    "limits",
     "load",
     "marginalize",
     "verify",
@@ -42,10 +48,15 @@ _HOMES = {
     "Auto": "marginalia.infer.options",
     "MAP": "marginalia.infer.options",
     "NUTS": "marginalia.infer.options",
+    "Finding": "marginalia.checks",
+    "Findings": "marginalia.checks",
+    "check": "marginalia.checks",
     "Fit": "marginalia.fit",
     "fit": "marginalia.fit",
     "load": "marginalia.fit",
     "Marginal": "marginalia.marginalize",
+    "Verification": "marginalia.marginalize",
+    "limits": "marginalia.marginalize",
     "marginalize": "marginalia.marginalize",
     "verify": "marginalia.marginalize",
 }

@@ -38,7 +38,17 @@ class MarginaliaWarning(UserWarning):
     """A fit was made, but something about it is wrong: the warning says what, and what to do."""
 
 
-def compose(what: str, *, where: str = "", expected: str = "", got: str = "", remedy: str = "") -> str:
+class Message(str):
+    """The text of an error that still knows its parts."""
+
+    what: str
+    where: str
+    expected: str
+    got: str
+    remedy: str
+
+
+def compose(what: str, *, where: str = "", expected: str = "", got: str = "", remedy: str = "") -> Message:
     """Put the parts of a message together, in the order in which a person reads them."""
     parts = [f"{where}: {what}" if where else what]
     if expected:
@@ -49,4 +59,6 @@ def compose(what: str, *, where: str = "", expected: str = "", got: str = "", re
         parts.append(f"Remedy: {remedy}")
     first, *rest = parts
     first = first if first.endswith((".", "!", "?")) else first + "."
-    return " ".join([first, *rest])
+    message = Message(" ".join([first, *rest]))
+    message.what, message.where, message.expected, message.got, message.remedy = what, where, expected, got, remedy
+    return message
