@@ -15,7 +15,7 @@ import numpy as np
 from marginalia.jaxpr.known import Lazy
 
 # The rules register themselves.
-from marginalia.marginalize import calls, indexing, loops, structure  # noqa: F401
+from marginalia.marginalize import calls, indexing, loops, products, structure  # noqa: F401
 from marginalia.marginalize.bounds import Context, current, speaking_of
 from marginalia.marginalize.count import Register
 from marginalia.marginalize.interpret import Sum, run
