@@ -53,9 +53,7 @@ class Oracle:
         for name, site in self.sites.items():
             index = self.configurations[:, column : column + site.size]
             column += site.size
-            tables = [
-                np.bincount(index[:, e], self.weights, minlength=len(site.support)) for e in range(site.size)
-            ]
+            tables = [np.bincount(index[:, e], self.weights, minlength=len(site.support)) for e in range(site.size)]
             answer[name] = np.array(tables).reshape(*site.shape, len(site.support))
         return answer
 
@@ -71,9 +69,7 @@ class Oracle:
             )
             lead = value.shape[: value.ndim - len(site.shape)]
             digits.append(place.reshape(*lead, site.size))
-        return np.ravel_multi_index(
-            tuple(np.moveaxis(np.concatenate(digits, axis=-1), -1, 0)), self._radices()
-        )
+        return np.ravel_multi_index(tuple(np.moveaxis(np.concatenate(digits, axis=-1), -1, 0)), self._radices())
 
     def independent(self) -> bool:
         """Whether, given the observations, no element of a discrete says anything about another."""
@@ -118,9 +114,7 @@ def trace(model: Callable[..., Any], values: Mapping[str, Any], args: tuple[Any,
     return {n: s for n, s in handlers.trace(run).get_trace(*args).items() if s["type"] == "sample"}
 
 
-def discretes(
-    model: Callable[..., Any], args: tuple[Any, ...], params: Mapping[str, Any]
-) -> dict[str, Latent]:
+def discretes(model: Callable[..., Any], args: tuple[Any, ...], params: Mapping[str, Any]) -> dict[str, Latent]:
     """The unobserved sites with a discrete support, in program order."""
     found: dict[str, Latent] = {}
 

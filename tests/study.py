@@ -136,7 +136,7 @@ class Study:
     def permuted(self) -> Any:
         """The same model on permuted rows."""
         args = [a[self.order] if i in self.case.rows else a for i, a in enumerate(self.case.args)]
-        return mg.marginalize(self.case.model, *args)
+        return self.marginal.rebind(*args)
 
     def conditioned(self, values: dict[str, np.ndarray]) -> Any:
         """The same model with some discretes observed."""

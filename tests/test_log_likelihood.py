@@ -10,11 +10,7 @@ from zoo import CASES
 
 ROWS = [name for name, case in CASES.items() if case.per_row]
 UNITS = [name for name, case in CASES.items() if case.units]
-SUMS = [
-    name
-    for name, case in CASES.items()
-    if case.sums and not (case.quick or case.marginals or case.may_refuse)
-]
+SUMS = [name for name, case in CASES.items() if case.sums and not (case.quick or case.marginals or case.may_refuse)]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in ROWS])
@@ -24,9 +20,7 @@ def test_one_number_per_row(name: str) -> None:
     site = s.case.per_row
     rows = len(s.oracle.observed[site][0])
     assert set(s.log_likelihood) == {site}
-    close(
-        s.log_likelihood[site], s.oracle.log_likelihood([{site: n} for n in range(rows)]), f"log p({site}_n)"
-    )
+    close(s.log_likelihood[site], s.oracle.log_likelihood([{site: n} for n in range(rows)]), f"log p({site}_n)")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in UNITS])

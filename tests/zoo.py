@@ -31,19 +31,16 @@ class Case:
     args: tuple[Any, ...]
     params: dict[str, np.ndarray]
     rows: tuple[int, ...] = ()  # arguments whose leading axis is the row: permuting them changes no density
-    per_row: str | None = (
-        None  # the observed site with one independent unit per row; its discretes permute along
-    )
+    per_row: str | None = None  # the observed site with one independent unit per row; its discretes permute along
     units: Callable[..., Sequence[Mapping[str, Any]]] | None = None  # independent units that are not rows
     sums: bool = True  # log p(observed | params) is the density less the continuous priors
+    grows: bool = True  # the model takes any number of rows
     quick: bool = False  # one of very many alike: density, gradient and marginals only
     may_refuse: bool = False  # served or refused, never wrong
     # Where enumeration does not apply (too many configurations, a scale under the sum):
     closed: Callable[..., Any] | None = None  # (params, *args) -> log p(observed, params), in jnp
     unscaled: Callable[..., Any] | None = None  # the same model without its scale: marginals, modes and draws
-    marginals: Callable[..., dict[str, np.ndarray]] | None = (
-        None  # (params, *args), where nothing is enumerated
-    )
+    marginals: Callable[..., dict[str, np.ndarray]] | None = None  # (params, *args), where nothing is enumerated
     best: Callable[..., dict[str, np.ndarray]] | None = None  # the most probable values, ditto
 
 
@@ -109,7 +106,7 @@ def ordered_means(y):
         numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
 
 
-@row_model(args=(Y5,), params={"mu": [-0.5, 2.0]})
+@row_model(args=(Y5,), params={"mu": [-0.5, 2.0]}, grows=False)
 def no_plate_expand(y):
     mu = numpyro.sample("mu", dist.Normal(0, 10).expand([2]))
     z = numpyro.sample("z", dist.Categorical(jnp.array([0.4, 0.6])).expand([len(y)]))
@@ -336,7 +333,7 @@ def latent_binomial(y):
         numpyro.sample("y", dist.Poisson(0.5 + rate * n), obs=y)
 
 
-@row_model(args=(Y4,), params={"w": [0.3, 0.3, 0.4], "mu": MU3})
+@row_model(args=(Y4,), params={"w": [0.3, 0.3, 0.4], "mu": MU3}, grows=False)
 def deterministic_and_prints(y):
     w = numpyro.sample("w", dist.Dirichlet(jnp.ones(3)))
     mu = numpyro.sample("mu", dist.Normal(0, 3).expand([3]))
@@ -412,7 +409,7 @@ def stack(y):
         a = numpyro.sample("a", dist.Bernoulli(0.3))
         b = numpyro.sample("b", dist.Bernoulli(0.6))
         both = jnp.stack([a, b])
-        assert both.shape == (2, 4)
+        assert both.shape == (2, len(y))
         numpyro.sample("y", dist.Normal(mu[both].sum(0), 1.0), obs=y)
 
 
@@ -661,9 +658,7 @@ def _scaled_plate(params, y):
     return prior + 3.0 * rows.sum()
 
 
-@case(
-    args=(Y4,), params={"mu": [0.2, 1.7]}, rows=(0,), sums=False, closed=_scaled_plate, unscaled=_two_normals
-)
+@case(args=(Y4,), params={"mu": [0.2, 1.7]}, rows=(0,), sums=False, closed=_scaled_plate, unscaled=_two_normals)
 def scaled_plate(y):
     """A mini-batch: the plate stands for three times as many rows."""
     mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]))
@@ -846,9 +841,7 @@ def _summary(f, y):
 
 
 for _name, _f in SUMMARIES.items():
-    case(args=(1.0,), params={"a": 0.0}, name=f"peers_{_name}", units=lambda y: [{"y": ()}])(
-        partial(_summary, _f)
-    )
+    case(args=(1.0,), params={"a": 0.0}, name=f"peers_{_name}", units=lambda y: [{"y": ()}])(partial(_summary, _f))
 
 
 # ---- One array function of z each: where a dependence can be misread --------------------------
@@ -904,11 +897,17 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "clip_and_cast": lambda z: jnp.clip(z.astype(jnp.float32), 0.5, 1.5),
     "cholesky": lambda z: jnp.linalg.cholesky(jnp.eye(2) * (1.0 + z[0]) + 0.3 * z[1])[1],
     "solve": lambda z: jnp.linalg.solve(jnp.eye(4) * 2.0 + jnp.ones((4, 4)), z * 1.0),
-    "batched_solve": lambda z: jnp.linalg.solve(jnp.eye(2) * (1.0 + z[:, None, None]), jnp.ones((4, 2, 1)))[
-        :, :, 0
-    ],
+    "batched_solve": lambda z: jnp.linalg.solve(jnp.eye(2) * (1.0 + z[:, None, None]), jnp.ones((4, 2, 1)))[:, :, 0],
     "expand_sum": lambda z: jnp.broadcast_to(z, (2, 4)).sum(0),
     "bits": lambda z: (z & 1) ^ (z[0] >> 1),
+    "wrapped_index": lambda z: jnp.array([0.0, 1.0, 4.0])[z - 1],
+    "filled_index": lambda z: jnp.array([1.0, 3.0]).at[z].get(mode="fill", fill_value=7.0),
+    "scatter_to_places": lambda z: jnp.zeros(5).at[jnp.array([3, 1, 1, 0])].add(z * 1.0),
+    "top_k": lambda z: lax.top_k(z, 2)[0],
+    "switch": lambda z: lax.switch(z[3], [lambda v: v[0], lambda v: v[1] * 3, lambda v: v.sum()], z),
+    "loop_of_updates": lambda z: lax.fori_loop(1, 4, lambda i, c: c.at[i].set(c[i - 1] + z[i]), jnp.zeros(4)),
+    "where_guards_nan": lambda z: jnp.where(z > 0, jnp.log(z * 1.0), -1.0),
+    "overflow": lambda z: (z.astype(jnp.int8) * jnp.int8(100)) / 50,
     "fft": lambda z: jnp.fft.rfft(z * 1.0).real,
 }
 
