@@ -1,0 +1,126 @@
+"""What the engine says about a random program, beside brute force."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from grammar import Written, compiled
+from jax.flatten_util import ravel_pytree
+from scipy.special import logsumexp
+
+import marginalia as mg
+from oracle import Oracle, enumerate_all
+
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Compiling costs more than running here."""
+
+EXACT = 1e-9
+
+
+@dataclass
+class Verdict:
+    """`kind`: "exact", "refused", "idle" (the oracle itself is not finite here), or "wrong" with the reasons."""
+
+    kind: str
+    why: list[str] = field(default_factory=list)
+
+
+def judge(written: Written, *, hessian: bool = False) -> Verdict:
+    """Compare density, gradient, marginals, mode and log-likelihood of a program with brute force."""
+    model = written.model
+    with np.errstate(invalid="ignore"):  # where everything is impossible
+        truth = enumerate_all(_unscaled(written), (), written.params, compiler_options=FAST)
+    if not np.isfinite(truth.density):
+        return Verdict("idle")
+    try:
+        marginal = mg.marginalize(model)
+    except mg.Refusal as refusal:
+        return Verdict("refused", [str(refusal)])
+    return Verdict(*_compared(written, marginal, truth, hessian))
+
+
+def _unscaled(written: Written) -> Any:
+    return compiled(written.source.replace("handlers.scale(scale=2.5)", "handlers.scale(scale=1.0)"))
+
+
+def _compared(written: Written, marginal: Any, truth: Oracle, hessian: bool) -> tuple[str, list[str]]:
+    kernel = marginal.kernel
+
+    def everything(params: Any) -> Any:
+        value, gradient = jax.value_and_grad(kernel.log_density)(params, kernel.data)
+        answers = {
+            "posterior": kernel.posterior(params, kernel.data),
+            "mode": kernel.mode(params, kernel.data),
+            "likelihood": kernel.log_likelihood(params, kernel.data),
+        }
+        return value, gradient, answers
+
+    with jax.enable_x64(True):
+        params = {n: jnp.asarray(v, float) for n, v in written.params.items()}
+        value, gradient, answers = jax.device_get(jax.jit(everything, compiler_options=FAST)(params))
+    why: list[str] = []
+    close(value, written.scale * truth.density, "density", why)
+    for name, expected in truth.gradient.items():
+        if np.isfinite(expected).all():
+            close(gradient[name], written.scale * expected, f"gradient of {name}", why)
+    for name, expected in truth.marginals().items():
+        close(answers["posterior"][name], expected, f"posterior of {name}", why)
+    best = truth.table[truth.index(answers["mode"])]
+    close(best, truth.table.max(), "joint at the mode", why)
+    proper = abs(logsumexp(truth.prior)) < 1e-9  # a masked discrete counts its states instead of weighing them
+    if proper and not any(n.startswith("c") for n in written.params):
+        # No continuous latent hangs on a discrete: what is left of the density are the latents' own priors.
+        total = sum(float(np.sum(v)) for v in answers["likelihood"].values())
+        prior = truth.log_prior_of_latents()
+        close(total, truth.density - prior, "total of log_likelihood", why)
+    if hessian and not why:
+        close(_curvature(kernel, written), _reference_curvature(written, truth), "hessian", why, 1e-6)
+    return ("wrong" if why else "exact"), why
+
+
+def _curvature(kernel: Any, written: Written) -> np.ndarray:
+    with jax.enable_x64(True):
+        fixed, flat, back = _free(written)
+        density = lambda x: kernel.log_density({**fixed, **back(x)}, kernel.data)  # noqa: E731
+        function = jax.jit(jax.hessian(density), compiler_options=FAST)
+        return np.asarray(function(flat))
+
+
+def _free(written: Written) -> tuple[dict[str, np.ndarray], Any, Any]:
+    """The latents that can be moved one number at a time; a point on the simplex cannot."""
+    fixed = {n: v for n, v in written.params.items() if n == "w"}
+    flat, back = ravel_pytree({n: jnp.asarray(v, float) for n, v in written.params.items() if n not in fixed})
+    return fixed, flat, back
+
+
+def _reference_curvature(written: Written, truth: Oracle) -> np.ndarray:
+    """Central differences of the brute-force gradient, for the second derivatives of custom rules."""
+    rows = []
+    step = 1e-5
+    with jax.enable_x64(True):
+        fixed, flat, back = _free(written)
+        for i in range(len(flat)):
+            sides = []
+            for sign in (1, -1):
+                moved = np.array(flat)
+                moved[i] += sign * step
+                o = enumerate_all(_unscaled(written), (), {**fixed, **back(jnp.asarray(moved))}, compiler_options=FAST)
+                sides.append(np.asarray(ravel_pytree({n: o.gradient[n] for n in back(flat)})[0]))
+            rows.append((sides[0] - sides[1]) / (2 * step))
+    return written.scale * np.array(rows)
+
+
+def close(actual: Any, expected: Any, what: str, why: list[str], tolerance: float = EXACT) -> None:
+    actual, expected = np.asarray(actual, float), np.asarray(expected, float)
+    if actual.shape != expected.shape:
+        why.append(f"{what}: shape {actual.shape} instead of {expected.shape}")
+        return
+    scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
+    if not np.isfinite(actual).all() or np.max(np.abs(actual - expected), initial=0.0) > tolerance * scale:
+        text = re.sub(r"\s+", " ", f"{what}: {actual} instead of {expected}")
+        why.append(text)

@@ -1,0 +1,79 @@
+"""Random programs: exact or a clear refusal, never silently wrong.
+
+The same programs in every run (`derandomize`); `python tests/properties/nightly.py --programs 10000` runs others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from grammar import Written, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from laws import judge
+
+from marginalia.marginalize.kernel import Kernel
+
+PROGRAMS = int(os.environ.get("MARGINALIA_PROGRAMS", "36"))
+REFUSALS = 0.02  # of programs that brute force can do, at most
+
+pytestmark = [
+    pytest.mark.xdist_group("random_programs"),
+    # What JAX and NumPyro say of the odd things that random programs do is no concern of ours.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(scope="module")
+def counts() -> Counter[str]:
+    return Counter()
+
+
+def test_random_programs_are_exact_or_refused(counts: Counter[str]) -> None:
+    """Density, gradient, marginals, mode and log-likelihood of programs that nobody thought of."""
+
+    @settings(
+        max_examples=PROGRAMS,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=False))
+    def check(choices: object) -> None:
+        written = write(choices)
+        verdict = judge(written)
+        counts[verdict.kind] += 1
+        assert verdict.kind != "wrong", "\n".join([*verdict.why, written.source])
+        if sum(counts.values()) % 25 == 0:
+            jax.clear_caches()  # no program compiles what another did
+
+    check()
+    said = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
+    print(f"random programs: {said}")  # noqa: T201 (shown by -s and on failure)
+    judged = counts["exact"] + counts["refused"]
+    assert judged >= 0.6 * PROGRAMS, said
+    assert counts["refused"] <= REFUSALS * judged, said
+
+
+def test_a_planted_fault_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gather that reads the wrong state is found by the laws."""
+    program = Written(
+        "def model():\n"
+        '    a = numpyro.sample("a", dist.Normal(0.0, 2.0))\n'
+        '    z = numpyro.sample("z", dist.Bernoulli(0.3).expand([3]))\n'
+        '    numpyro.sample("y", dist.Normal(a * z, 1.0), obs=np.array([0.1, 2.0, -1.0]))\n',
+        {"a": np.array(0.4)},
+        8,
+        1.0,
+    )
+    assert judge(program).kind == "exact"
+    true = Kernel.log_density
+    monkeypatch.setattr(Kernel, "log_density", lambda self, p, d: true(self, p, d) + 1e-7 * p["a"])
+    verdict = judge(program)
+    assert verdict.kind == "wrong"
+    assert any(w.startswith("density") for w in verdict.why)
