@@ -73,6 +73,7 @@ class Writer:
     lines: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)  # "i", "b" or "f"
+    types: dict[str, Any] = field(default_factory=dict)
     reads: set[str] = field(default_factory=set)  # names that depend on a discrete
     params: dict[str, np.ndarray] = field(default_factory=dict)
     states: int = 1
@@ -86,15 +87,16 @@ class Writer:
     def name(self, stem: str) -> str:
         return f"{stem}{sum(n.startswith(stem) and n[len(stem) :].isdigit() for n in self.shapes)}"
 
-    def known(self, name: str, shape: tuple[int, ...], kind: str, reads: bool) -> None:
-        self.shapes[name], self.kinds[name] = shape, kind
+    def known(self, name: str, shape: tuple[int, ...], dtype: Any, reads: bool) -> None:
+        self.shapes[name], self.kinds[name] = shape, np.dtype(dtype).kind.replace("u", "i")
+        self.types[name] = dtype
         if reads:
             self.reads.add(name)
 
-    def look(self, expression: str) -> tuple[tuple[int, ...], str] | None:
-        """Shape and kind of an expression, or None when JAX rejects it."""
+    def look(self, expression: str) -> tuple[tuple[int, ...], Any] | None:
+        """Shape and type of an expression, or None when JAX rejects it."""
         names = [n for n in self.shapes if n in expression]
-        arrays = [jax.ShapeDtypeStruct(self.shapes[n], DTYPES[self.kinds[n]]) for n in names]
+        arrays = [jax.ShapeDtypeStruct(self.shapes[n], self.types[n]) for n in names]
 
         def run(*values: Any) -> Any:
             return jnp.asarray(eval(expression, {**NAMES, **CONSTANTS, **dict(zip(names, values, strict=True))}))
@@ -105,7 +107,7 @@ class Writer:
             return None
         if math.prod(out.shape) > MOST_ELEMENTS or 0 in out.shape or len(out.shape) > 4:
             return None
-        return tuple(out.shape), {"i": "i", "u": "i", "b": "b", "f": "f"}[np.dtype(out.dtype).kind]
+        return tuple(out.shape), out.dtype
 
     def assign(self, expression: str, reads: bool) -> bool:
         found = self.look(expression)
@@ -129,16 +131,13 @@ class Writer:
         return self.reader(kinds) if self.chance(60) or not found else self.pick(found)
 
 
-DTYPES = {"i": jnp.int64, "b": jnp.bool_, "f": jnp.float64}
-
-
 def write(choices: random.Random) -> Written:
     """One random program."""
     with jax.enable_x64(True):
         w = Writer(choices)
         for name, (prior, shape) in LATENTS.items():
             w.lines.append(f'{name} = numpyro.sample("{name}", {prior})')
-            w.known(name, shape, "f", False)
+            w.known(name, shape, jnp.float64, False)
             numbers = np.random.default_rng(choices.randint(0, 9)).normal(size=shape)
             w.params[name] = np.abs(numbers) + 0.2 if name == "s" else (
                 np.exp(numbers) / np.exp(numbers).sum() if name == "w" else numbers
@@ -198,7 +197,7 @@ def _site(w: Writer, i: int) -> None:
         indented = sample.replace("\n", "\n    ")
         sample = f"with handlers.mask(mask={w.pick([True, False])}):\n    {indented}"
     w.lines.append(sample)
-    w.known(name, shape, "i", True)
+    w.known(name, shape, jnp.int64, True)
 
 
 def _family(w: Writer, family: str, k: int, head: tuple[int, ...], shape: tuple[int, ...], given: str | None) -> str:
