@@ -52,9 +52,7 @@ def test_other_spellings_of_a_csv_file(write):
         (b"a\tb\n1\t2\n3\t4", "tabs.tsv"),
         (b'\n"a","b"\n\n"1",2\n3,"4"\n\n', "empty_lines.csv"),
     ]:
-        np.testing.assert_array_equal(
-            numeric_columns(read_table(write(content, name)), ["a", "b"]), [[1, 2], [3, 4]]
-        )
+        np.testing.assert_array_equal(numeric_columns(read_table(write(content, name)), ["a", "b"]), [[1, 2], [3, 4]])
 
 
 @pytest.mark.parametrize("kind", ["parquet", "pandas", "arrow", "table"])

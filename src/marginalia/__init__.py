@@ -6,17 +6,15 @@ Importing it sets nothing and loads no JAX; each public name is loaded when it i
 from __future__ import annotations
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 from marginalia.errors import DataError, FitError, MarginaliaError, ModelError, OptionError, Refusal
 
 if TYPE_CHECKING:
     from marginalia.checks import Finding, Findings, check
-    from marginalia.fit import Fit, fit, load
+    from marginalia.fitting import Fit, fit, load
     from marginalia.infer.options import MAP, NUTS, Auto
-    from marginalia.marginalize import Marginal, Verification, limits, marginalize, verify
+    from marginalia.marginal import Marginal, Verification, limits, marginalize, verify
 
 __version__ = "0.1.0"
 
@@ -51,14 +49,14 @@ _HOMES = {
     "Finding": "marginalia.checks",
     "Findings": "marginalia.checks",
     "check": "marginalia.checks",
-    "Fit": "marginalia.fit",
-    "fit": "marginalia.fit",
-    "load": "marginalia.fit",
-    "Marginal": "marginalia.marginalize",
-    "Verification": "marginalia.marginalize",
-    "limits": "marginalia.marginalize",
-    "marginalize": "marginalia.marginalize",
-    "verify": "marginalia.marginalize",
+    "Fit": "marginalia.fitting",
+    "fit": "marginalia.fitting",
+    "load": "marginalia.fitting",
+    "Marginal": "marginalia.marginal",
+    "Verification": "marginalia.marginal",
+    "limits": "marginalia.marginal",
+    "marginalize": "marginalia.marginal",
+    "verify": "marginalia.marginal",
 }
 
 
@@ -72,17 +70,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(types.ModuleType):
-    """Keeps `marginalia.fit` and `marginalia.marginalize` functions, though there are such modules as well.
-
-    Python binds a submodule in its package when it is imported, which would hide the function of that name.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -11,13 +11,13 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.contrib.control_flow import scan
-from oracle import enumerate_all
 from scipy import stats
 
 import marginalia as mg
+from oracle import enumerate_all
 
-chain_module = importlib.import_module("marginalia.marginalize.chain")
-count_module = importlib.import_module("marginalia.marginalize.count")
+chain_module = importlib.import_module("marginalia.marginal.chain")
+count_module = importlib.import_module("marginalia.marginal.count")
 DRAWS = 4000
 rng = np.random.default_rng(11)
 Y = rng.normal(size=10)

@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 import pytest
 
 from marginalia import infer
-from marginalia.marginalize import marginalize
+from marginalia.marginal import marginalize
 
 
 def _five_points(y):

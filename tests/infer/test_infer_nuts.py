@@ -73,9 +73,7 @@ def test_the_program_is_traced_once(gaussian):
 
 @pytest.mark.parametrize("options", [NUTS(30, 20, 2, starts=4), NUTS(30, 20, 2, starts=4, dense_mass=True)])
 def test_same_seed_same_bytes(options):
-    first, second = (
-        infer.run(correlated_gaussian(), options, random_seed=5, progressbar=False) for _ in range(2)
-    )
+    first, second = (infer.run(correlated_gaussian(), options, random_seed=5, progressbar=False) for _ in range(2))
     assert first.draws["x"].tobytes() == second.draws["x"].tobytes()
     assert all(first.stats[name].tobytes() == second.stats[name].tobytes() for name in STATS)
     assert np.any(first.draws["x"][0] != first.draws["x"][1])
@@ -129,9 +127,7 @@ def test_an_interrupt_before_the_first_draw_is_passed_on():
 def test_modes_that_are_not_copies_are_said():
     # Three groups and two components: the middle joins the left or the right, mirror images of one height.
     y = np.concatenate([np.linspace(-1, 1, 10), np.linspace(9, 11, 2), np.linspace(-11, -9, 2)])
-    result = infer.run(
-        gaussian_mixture(y, 2, scale_prior=1.0), NUTS(50, 50, 2), random_seed=2, progressbar=False
-    )
+    result = infer.run(gaussian_mixture(y, 2, scale_prior=1.0), NUTS(50, 50, 2), random_seed=2, progressbar=False)
     maxima = [mode for mode in result.starts.modes if mode.kind == "maximum"]
     assert len(maxima) > 1
     assert any("modes of comparable weight" in finding for finding in result.findings)

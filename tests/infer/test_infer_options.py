@@ -13,8 +13,7 @@ from marginalia.errors import OptionError
     [
         (
             lambda: infer.NUTS(draws=0),
-            "NUTS: the option 'draws' has a value that makes no sense. "
-            "Expected a whole number of at least 1. Got 0.",
+            "NUTS: the option 'draws' has a value that makes no sense. Expected a whole number of at least 1. Got 0.",
         ),
         (
             lambda: infer.NUTS(chains=True),
@@ -28,8 +27,7 @@ from marginalia.errors import OptionError
         ),
         (
             lambda: infer.NUTS(dense_mass="yes"),
-            "NUTS: the option 'dense_mass' has a value that makes no sense. "
-            "Expected True or False. Got 'yes'.",
+            "NUTS: the option 'dense_mass' has a value that makes no sense. Expected True or False. Got 'yes'.",
         ),
         (
             lambda: infer.MAP(starts=2.5),

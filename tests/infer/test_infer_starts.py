@@ -91,9 +91,7 @@ def test_an_impossible_prior_is_named():
         def log_density(self, params, data):
             return kernel.log_density(params, data) - np.inf
 
-    broken = Impossible(
-        kernel.data, kernel.supports, kernel.shapes, kernel.density, kernel.rows, kernel.prior
-    )
+    broken = Impossible(kernel.data, kernel.supports, kernel.shapes, kernel.density, kernel.rows, kernel.prior)
     with pytest.raises(FitError, match="so a prior or a factor is not"):
         _map(FakeMarginal(broken, good.program))
 

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import logsumexp
 
 import marginalia as mg
-from marginalia.marginalize import chain, count
+from marginalia.marginal import chain, count
 from oracle import Oracle, enumerate_all
 
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import judge
 
-from marginalia.marginalize.kernel import Kernel
+from marginalia.marginal.kernel import Kernel
 
 PROGRAMS = int(os.environ.get("MARGINALIA_PROGRAMS", "36"))
 REFUSALS = 0.02  # of programs that brute force can do, at most

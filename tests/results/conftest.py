@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from handwritten import MU3, SD3, W3, data, fit_of, gaussian_draws, mixture
 
-from marginalia.fit import Fit, finish
+from marginalia.fitting import Fit, finish
 from marginalia.infer.result import MAXIMUM, Mode, Result, Starts
 
 

@@ -13,7 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from marginalia.fit import Fit, finish
+from marginalia.fitting import Fit, finish
 from marginalia.infer.result import Result
 
 MU3, W3, SD3 = [-4.0, 0.0, 5.0], [0.2, 0.5, 0.3], 0.8
@@ -89,9 +89,7 @@ def mixture(y, K: int, *, ordered: str = "", informative: bool = False) -> Margi
     def prior_density(params):
         mu = params["mu"].reshape(K, -1)
         total = dist.Dirichlet(jnp.full(K, 2.0)).log_prob(params["w"])
-        total += dist.Normal(mean[:, None], 10.0).log_prob(mu).sum() + dist.HalfNormal(5.0).log_prob(
-            params["sd"]
-        )
+        total += dist.Normal(mean[:, None], 10.0).log_prob(mu).sum() + dist.HalfNormal(5.0).log_prob(params["sd"])
         if ordered == "density":
             total += jnp.where(jnp.all(jnp.diff(mu[:, 0]) > 0), 0.0, -jnp.inf)
         return total
@@ -123,9 +121,7 @@ def mixture(y, K: int, *, ordered: str = "", informative: bool = False) -> Margi
         return {"w": w, "mu": mu, "sd": dist.HalfNormal(5.0).sample(c)}
 
     options = {"ordered": ordered, "informative": informative}
-    return Marginal(
-        program, Kernel(rows, prior_density, joint, prior), lambda new: mixture(new, K, **options)
-    )
+    return Marginal(program, Kernel(rows, prior_density, joint, prior), lambda new: mixture(new, K, **options))
 
 
 def gaussian_draws(mu, w, sd, *, chains=4, length=50, spread=0.1, seed=0):

@@ -119,9 +119,7 @@ def test_membership_at_the_mode(mode):
 def test_membership_of_many_rows_uses_fewer_draws_and_says_so(good, monkeypatch):
     monkeypatch.setattr(membership, "WORK", 1000)
     monkeypatch.setattr(membership, "THINNED_DRAWS", 100)
-    shares = membership.membership(
-        OnDraws(good.marginal), flatten(good.draws, good.marginal.program.latents)
-    )["z"]
+    shares = membership.membership(OnDraws(good.marginal), flatten(good.draws, good.marginal.program.latents))["z"]
     assert (shares.attrs["draws"], shares.attrs["draws_in_fit"]) == (100, 600)
     np.testing.assert_allclose(shares.sum("component"), 1.0, rtol=1e-12)
     assert np.abs(shares.values - good.membership()["z"].values).max() < 0.02

@@ -55,9 +55,7 @@ def test_labels_that_mean_something_are_not_exchangeable(options):
 def test_a_density_that_is_a_little_asymmetric_is_not_exchangeable():
     marginal = mixture(data(MU3, W3, 0.8), 3)
     symmetric = marginal.kernel.prior_density
-    kernel = dataclasses.replace(
-        marginal.kernel, prior_density=lambda p: symmetric(p) + 1e-4 * jnp.tanh(p["mu"][0])
-    )
+    kernel = dataclasses.replace(marginal.kernel, prior_density=lambda p: symmetric(p) + 1e-4 * jnp.tanh(p["mu"][0]))
     assert families_of(dataclasses.replace(marginal, kernel=kernel), gaussian_draws(MU3, W3, 0.8)) == ()
 
 
@@ -67,9 +65,7 @@ def test_an_invariant_axis_that_no_discrete_follows_is_not_a_label():
     extra = dataclasses.replace(marginal.program.latents["mu"], name="free", dims=("component",))
     program = dataclasses.replace(marginal.program, latents={**marginal.program.latents, "free": extra})
     symmetric = marginal.kernel.prior_density
-    kernel = dataclasses.replace(
-        marginal.kernel, prior_density=lambda p: symmetric(p) - (p["free"] ** 2).sum()
-    )
+    kernel = dataclasses.replace(marginal.kernel, prior_density=lambda p: symmetric(p) - (p["free"] ** 2).sum())
     draws = gaussian_draws(MU3, W3, 0.8)
     draws["free"] = np.random.default_rng(0).standard_normal(draws["mu"].shape)
     (family,) = families_of(dataclasses.replace(marginal, program=program, kernel=kernel), draws)
@@ -119,9 +115,7 @@ def test_draws_without_switching_are_only_numbered():
 def test_stephens_goes_on_where_the_reference_cannot_tell_two_components():
     rng = np.random.default_rng(0)
     P = np.log(rng.dirichlet(np.full(3, 0.5), size=40)) + 0.5 * rng.standard_normal((41, 40, 3))
-    P[0, :, 2] = P[0, :, 1] + 0.2 * rng.standard_normal(
-        40
-    )  # the reference: a coin decides on the second and third
+    P[0, :, 2] = P[0, :, 1] + 0.2 * rng.standard_normal(40)  # the reference: a coin decides on the second and third
     P = np.exp(P) / np.exp(P).sum(axis=-1, keepdims=True)
     p = rng.permuted(np.broadcast_to(np.arange(3), (41, 3)), axis=1)
     P = np.take_along_axis(P, p[:, None, :], axis=2)

@@ -126,9 +126,7 @@ def test_a_mode_has_no_trace(mode):
 
 def test_the_page_is_whole_and_loads_nothing(good, page):
     sources = [
-        attrs.get("src") or attrs.get("href")
-        for tag, attrs in page.tags
-        if tag in ("img", "link", "script", "a")
+        attrs.get("src") or attrs.get("href") for tag, attrs in page.tags if tag in ("img", "link", "script", "a")
     ]
     assert len(sources) == 3
     assert all(s.startswith("data:image/png;base64,") for s in sources)

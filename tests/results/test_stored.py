@@ -9,7 +9,7 @@ import xarray as xr
 
 from marginalia import store
 from marginalia.errors import DataError, FitError
-from marginalia.fit import load
+from marginalia.fitting import load
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from jax.extend import core
 from marginalia.checks.findings import Finding
 from marginalia.checks.survey import Survey, shapes
 from marginalia.jaxpr.calls import inner_program
-from marginalia.marginalize.interpret import ELEMENTWISE
+from marginalia.lanes.interpret import ELEMENTWISE
 from marginalia.program import Program, Site
 
 type Label = tuple[str, str]

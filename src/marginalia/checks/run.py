@@ -20,7 +20,7 @@ from marginalia.checks.twice import observed_twice
 from marginalia.checks.values import impossible_values, silenced
 from marginalia.data_checks import check_arguments
 from marginalia.errors import DataError, MarginaliaError, ModelError, Refusal
-from marginalia.marginalize.marginal import Marginal
+from marginalia.marginal.marginal import Marginal
 from marginalia.precision import float64
 from marginalia.program import Program, read
 

@@ -20,7 +20,7 @@ from marginalia.data import Table, numeric_columns, numeric_names, read_table
 from marginalia.errors import DataError, MarginaliaWarning, OptionError, compose
 
 if TYPE_CHECKING:
-    from marginalia.fit import Fit
+    from marginalia.fitting import Fit
     from marginalia.models import Ready
 
 NOT_CONVERGED = 3

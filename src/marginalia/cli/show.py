@@ -16,7 +16,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from marginalia.fit import Fit
+    from marginalia.fitting import Fit
 
 PIPE_WIDTH = 120
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from marginalia.fit import Fit
+    from marginalia.fitting import Fit
 
 UNSURE = 0.8  # a row whose largest membership is below this belongs to no component for sure
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.jaxpr.known import Lazy
-from marginalia.marginalize.bounds import refuse_wide
+from marginalia.lanes.bounds import refuse_wide
 
 type Array = jax.Array | np.ndarray
 

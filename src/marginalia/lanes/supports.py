@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marginalia.marginalize import calls, indexing, loops, structure  # noqa: F401  (the rules register themselves)
-from marginalia.marginalize.interpret import force, run_closed
-from marginalia.marginalize.loops import dependencies
-from marginalia.marginalize.value import Lane, Value, materialize, plain
+from marginalia.lanes.interpret import force, run_closed
+from marginalia.lanes.loops import dependencies
+from marginalia.lanes.value import Lane, Value, materialize, plain
 
 
 def bounds_over_parents(

@@ -20,9 +20,9 @@ from jax.extend import core
 
 from marginalia.jaxpr import constants
 from marginalia.jaxpr.known import Lazy
-from marginalia.marginalize import bounds
-from marginalia.marginalize.count import count_sum
-from marginalia.marginalize.value import (
+from marginalia.lanes import bounds
+from marginalia.lanes.sums import count_sum
+from marginalia.lanes.value import (
     Array,
     Lane,
     Value,

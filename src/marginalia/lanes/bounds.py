@@ -13,7 +13,7 @@ import numpy as np
 from marginalia.errors import OptionError, Refusal, compose
 
 if TYPE_CHECKING:
-    from marginalia.marginalize.value import Lane
+    from marginalia.lanes.value import Lane
 
 
 @dataclass(frozen=True)

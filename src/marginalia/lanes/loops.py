@@ -21,9 +21,9 @@ from jax.extend import core
 
 from marginalia.jaxpr import constants
 from marginalia.jaxpr.known import Lazy
-from marginalia.marginalize.interpret import Node, call, force, generic, known_outputs, run_closed
-from marginalia.marginalize.structure import concatenate, on_axes, slice_value
-from marginalia.marginalize.value import Value, insert_axis, materialize, plain, take
+from marginalia.lanes.interpret import Node, call, force, generic, known_outputs, run_closed
+from marginalia.lanes.structure import concatenate, on_axes, slice_value
+from marginalia.lanes.value import Value, insert_axis, materialize, plain, take
 
 MAX_UNROLLED = 64
 """Steps that are written out when a loop cannot be read along time; longer ones are read as reading everything."""

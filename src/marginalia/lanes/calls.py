@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 
 from marginalia.jaxpr import constants
-from marginalia.marginalize.interpret import (
+from marginalia.lanes.interpret import (
     Node,
     apply_elementwise,
     call,
@@ -19,7 +19,7 @@ from marginalia.marginalize.interpret import (
     known_outputs,
     run_closed,
 )
-from marginalia.marginalize.value import Array, Value, aligned, constant, materialize, plain, table_over
+from marginalia.lanes.value import Array, Value, aligned, constant, materialize, plain, table_over
 
 
 @call("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint")

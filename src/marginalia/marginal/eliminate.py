@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marginalia.marginalize.chain import Chains, backward, forward
-from marginalia.marginalize.count import Counted, convolve, deconvolve
-from marginalia.marginalize.graph import Graph, Source
-from marginalia.marginalize.pieces import collect, select
-from marginalia.marginalize.plan import Group, Plan
+from marginalia.marginal.chain import Chains, backward, forward
+from marginalia.marginal.count import Counted, convolve, deconvolve
+from marginalia.marginal.graph import Graph, Source
+from marginalia.marginal.pieces import collect, select
+from marginalia.marginal.plan import Group, Plan
 
 type Semiring = Callable[[Any], Any]
 

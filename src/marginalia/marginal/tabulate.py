@@ -13,13 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.jaxpr.known import Lazy
-
-# The rules register themselves.
-from marginalia.marginalize import calls, indexing, loops, products, structure  # noqa: F401
-from marginalia.marginalize.bounds import Context, current, speaking_of
-from marginalia.marginalize.count import Register
-from marginalia.marginalize.interpret import Sum, run
-from marginalia.marginalize.value import Lane, Value, plain
+from marginalia.lanes.bounds import Context, current, speaking_of
+from marginalia.lanes.interpret import Sum, run
+from marginalia.lanes.sums import Register
+from marginalia.lanes.value import Lane, Value, plain
 from marginalia.program import Discrete, Program
 
 

@@ -18,7 +18,7 @@ from marginalia import predict as prediction
 from marginalia.density import density
 from marginalia.errors import FitError, MarginaliaWarning, OptionError, compose
 from marginalia.infer import Mode, Result, Starts, check, options_from, run
-from marginalia.marginalize import Marginal, marginalize
+from marginalia.marginal import Marginal, marginalize
 from marginalia.models import Ready, build
 from marginalia.ondraws import OnDraws, flatten
 from marginalia.summary import summary

@@ -13,8 +13,8 @@ import numpyro
 from numpyro import handlers
 
 from marginalia.errors import ModelError, compose
-from marginalia.marginalize.explain import explain
-from marginalia.marginalize.kernel import Kernel
+from marginalia.marginal.explain import explain
+from marginalia.marginal.kernel import Kernel
 from marginalia.precision import float64
 from marginalia.program import Program, read
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from marginalia.marginalize.graph import Batch
+from marginalia.marginal.graph import Batch
 
 
 @dataclass(frozen=True, eq=False)

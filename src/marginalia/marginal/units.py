@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marginalia.marginalize.graph import Graph, Scope, Source
-from marginalia.marginalize.value import full_ids
+from marginalia.lanes.value import full_ids
+from marginalia.marginal.graph import Graph, Scope, Source
 from marginalia.program import Program
 
 

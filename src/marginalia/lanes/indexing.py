@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.jaxpr import constants
-from marginalia.marginalize.interpret import generic, over_lanes, rule
-from marginalia.marginalize.structure import slice_value
-from marginalia.marginalize.value import (
+from marginalia.lanes.interpret import generic, over_lanes, rule
+from marginalia.lanes.structure import slice_value
+from marginalia.lanes.value import (
     Lane,
     Value,
     explode,

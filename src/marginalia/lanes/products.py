@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.jaxpr import constants
-from marginalia.marginalize.interpret import apply_elementwise, fold, rule
-from marginalia.marginalize.structure import on_axes
-from marginalia.marginalize.value import Lane, Value, explode, guard, materialize, plain, table_over, unite
+from marginalia.lanes.interpret import apply_elementwise, fold, rule
+from marginalia.lanes.structure import on_axes
+from marginalia.lanes.value import Lane, Value, explode, guard, materialize, plain, table_over, unite
 
 
 @rule("dot_general")

@@ -11,10 +11,10 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from marginalia.marginalize.value import Lane, full_ids
+from marginalia.lanes.value import Lane, full_ids
 
 if TYPE_CHECKING:
-    from marginalia.marginalize.count import Count
+    from marginalia.lanes.sums import Count
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ import numpy as np
 from jax.extend import core
 
 from marginalia.errors import FitError, compose
-from marginalia.marginalize.kernel import Kernel
-from marginalia.marginalize.marginal import Marginal, marginalize
+from marginalia.marginal.kernel import Kernel
+from marginalia.marginal.marginal import Marginal, marginalize
 from marginalia.precision import float64
 
 

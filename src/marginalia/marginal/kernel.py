@@ -17,10 +17,11 @@ import numpy as np
 import numpyro.distributions as dist
 
 from marginalia.errors import Refusal, compose
-from marginalia.marginalize import bounds
-from marginalia.marginalize.bounds import describe_variables
-from marginalia.marginalize.count import Register
-from marginalia.marginalize.eliminate import (
+from marginalia.lanes import bounds
+from marginalia.lanes.bounds import describe_variables
+from marginalia.lanes.sums import Register
+from marginalia.lanes.value import materialize
+from marginalia.marginal.eliminate import (
     Eliminated,
     Semiring,
     constants_of,
@@ -30,11 +31,10 @@ from marginalia.marginalize.eliminate import (
     log_max,
     log_sum,
 )
-from marginalia.marginalize.graph import Graph, Scope, build_graph
-from marginalia.marginalize.plan import Plan, make_plan
-from marginalia.marginalize.tabulate import Factor, States, tabulate
-from marginalia.marginalize.units import find_units
-from marginalia.marginalize.value import materialize
+from marginalia.marginal.graph import Graph, Scope, build_graph
+from marginalia.marginal.plan import Plan, make_plan
+from marginalia.marginal.tabulate import Factor, States, tabulate
+from marginalia.marginal.units import find_units
 from marginalia.program import Program
 
 

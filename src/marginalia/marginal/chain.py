@@ -18,9 +18,9 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
 
-from marginalia.marginalize import bounds
-from marginalia.marginalize.graph import Batch, Graph
-from marginalia.marginalize.pieces import Piece, collect
+from marginalia.lanes import bounds
+from marginalia.marginal.graph import Batch, Graph
+from marginalia.marginal.pieces import Piece, collect
 
 SHORTEST = 8
 """Sequences shorter than this are left to the general elimination, which does as well."""

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.jaxpr import constants
-from marginalia.marginalize.interpret import fold, generic, rule
-from marginalia.marginalize.value import (
+from marginalia.lanes.interpret import fold, generic, rule
+from marginalia.lanes.value import (
     Array,
     Lane,
     Value,

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from marginalia.marginalize import bounds
-from marginalia.marginalize.chain import Chains, find_chains
-from marginalia.marginalize.count import Count, Counted, find_counted
-from marginalia.marginalize.graph import Batch, Graph, neighbours
-from marginalia.marginalize.pieces import Piece, pieces_of
+from marginalia.lanes import bounds
+from marginalia.lanes.sums import Count
+from marginalia.marginal.chain import Chains, find_chains
+from marginalia.marginal.count import Counted, find_counted
+from marginalia.marginal.graph import Batch, Graph, neighbours
+from marginalia.marginal.pieces import Piece, pieces_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from marginalia.marginalize.chain import Chains
-from marginalia.marginalize.count import Counted
+from marginalia.marginal.chain import Chains
+from marginalia.marginal.count import Counted
 
 if TYPE_CHECKING:
-    from marginalia.marginalize.kernel import Kernel
+    from marginalia.marginal.kernel import Kernel
 
 
 def explain(kernel: Kernel) -> str:
