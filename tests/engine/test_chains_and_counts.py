@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +14,6 @@ from scipy import stats
 import marginalia as mg
 from oracle import enumerate_all
 
-chain_module = importlib.import_module("marginalia.marginal.chain")
-count_module = importlib.import_module("marginalia.marginal.count")
 DRAWS = 4000
 rng = np.random.default_rng(11)
 Y = rng.normal(size=10)
@@ -141,8 +137,8 @@ CASES = {
 
 @pytest.mark.parametrize("model", CASES, ids=lambda m: m.__name__)
 def test_everything_equals_enumeration(model, monkeypatch):
-    monkeypatch.setattr(count_module, "COUNT_FROM", 2)
-    monkeypatch.setattr(chain_module, "SHORTEST", 4)
+    monkeypatch.setattr("marginalia.lanes.sums.COUNT_FROM", 2)
+    monkeypatch.setattr("marginalia.marginal.chain.SHORTEST", 4)
     strategy, params, rows = CASES[model]
     args = (Y[:rows],)
     params = {name: np.asarray(value, float) for name, value in params.items()}

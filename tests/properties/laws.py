@@ -16,7 +16,8 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import logsumexp
 
 import marginalia as mg
-from marginalia.marginal import chain, count
+from marginalia.lanes import sums
+from marginalia.marginal import chain
 from oracle import Oracle, enumerate_all
 
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -54,13 +55,13 @@ def judge(written: Written, *, hessian: bool = False) -> Verdict:
 @contextlib.contextmanager
 def _eager(yes: bool) -> Iterator[None]:
     """Strategies that are for many discretes, used for few: every second program tests them so."""
-    before = count.COUNT_FROM, chain.SHORTEST
+    before = sums.COUNT_FROM, chain.SHORTEST
     if yes:
-        count.COUNT_FROM, chain.SHORTEST = 4, 3
+        sums.COUNT_FROM, chain.SHORTEST = 4, 3
     try:
         yield
     finally:
-        count.COUNT_FROM, chain.SHORTEST = before
+        sums.COUNT_FROM, chain.SHORTEST = before
 
 
 def _unscaled(written: Written) -> Any:
