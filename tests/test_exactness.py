@@ -105,7 +105,7 @@ def chain_rule(s: Study) -> None:
         conditional = np.log(np.maximum(s.oracle.from_marginals(s.posterior), 1e-300))
         for what, values in (("mode", s.mode), ("draw", {name: v[0] for name, v in s.draws.items()})):
             at = s.oracle.index(values)
-            close(s.density + conditional[at], s.oracle.table[at], f"log p(x) + log p(z | x) at the {what}")
+            close(s.pure_density + conditional[at], s.oracle.table[at], f"log p(x) + log p(z | x) at the {what}")
     else:
         # the first site observed: log p(x, z1) from the engine, summed over what the oracle leaves open
         first = next(iter(s.oracle.sites))
@@ -151,16 +151,26 @@ LAWS: tuple[Law, ...] = (
     permuted_rows,
     numpyro_program,
 )
+WRAPPERS: tuple[Law, ...] = (public_density, numpyro_program)  # the same for every model: each third case will do
 QUICK: tuple[Law, ...] = (density, gradient, marginals)
+
+
+def laws_of(place: int, case: Case) -> tuple[Law, ...]:
+    if case.quick:
+        return QUICK
+    return LAWS if place % 3 == 0 else tuple(law for law in LAWS if law not in WRAPPERS)
 
 
 def matrix(cases: dict[str, Case]) -> list:
     """Every case with every law that is for it; a case's laws side by side, so that they share its study."""
-    return [
-        pytest.param(name, law, id=f"{name}-{law.__name__}", marks=pytest.mark.xdist_group(name))
-        for name, case in cases.items()
-        for law in (QUICK if case.quick else LAWS)
-    ]
+    rows = []
+    for place, (name, case) in enumerate(cases.items()):
+        for law in laws_of(place, case):
+            marks = [pytest.mark.xdist_group(name)]
+            if law.__name__ in case.open:
+                marks.append(pytest.mark.xfail(reason=case.open[law.__name__], raises=AssertionError, strict=True))
+            rows.append(pytest.param(name, law, id=f"{name}-{law.__name__}", marks=marks))
+    return rows
 
 
 @pytest.mark.parametrize(("name", "law"), matrix(CASES))
