@@ -1,6 +1,6 @@
 # marginalia needs make and some Python 3.12 or newer (or uv). Everything is set up in .venv, once.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test validate lint clean
+.PHONY: help install demo test validate nightly lint clean
 
 BIN := .venv/bin
 SETUP := pyproject.toml constraints.txt tools/setup.sh
@@ -19,6 +19,9 @@ test: .venv/.installed-dev     ## run the tests (minutes)
 
 validate: .venv/.installed-dev ## run the long checks against reference answers
 	$(BIN)/python -m pytest -n 2 -m slow
+
+nightly: .venv/.installed-dev  ## 10 000 random programs against brute force (hours)
+	$(BIN)/python tests/properties/nightly.py --programs 10000
 
 lint: .venv/.installed-dev     ## check style and types
 	$(BIN)/python -m ruff check .
