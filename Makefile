@@ -15,10 +15,10 @@ demo: .venv/.installed-run     ## fit three components to the galaxies; results 
 	$(BIN)/marginalia fit $(GALAXIES) --column velocity --components 3 --seed 1 --out demo
 
 test: .venv/.installed-dev     ## run the tests (minutes)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 validate: .venv/.installed-dev ## run the long checks against reference answers
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 nightly: .venv/.installed-dev  ## 10 000 random programs against brute force (hours)
 	$(BIN)/python tests/properties/nightly.py --programs 10000
