@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-import biclustering
 import numpy as np
 from agreement import agrees, normalised, works
 from scipy import stats
+
+import biclustering
 
 
 def oracle(params, y):

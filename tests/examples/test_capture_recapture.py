@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import capture_recapture
 import numpy as np
 from agreement import agrees, works
+
+import capture_recapture
 
 
 def textbook(params, caught):

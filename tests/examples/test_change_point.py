@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import change_point
 import numpy as np
 from agreement import agrees, normalised, works
 from scipy import stats
+
+import change_point
 
 Y = change_point.DISASTERS
 RATE = np.array([3.0, 1.1, 0.6])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dawid_skene
 import numpy as np
 from agreement import agrees, normalised, works
 from scipy import stats
+
+import dawid_skene
 
 
 def oracle(params, item, annotator, label, n_items, n_annotators, n_classes):

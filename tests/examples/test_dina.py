@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-import dina
 import numpy as np
 from agreement import agrees, normalised, works
 from scipy import stats
+
+import dina
 
 
 def oracle(params, q, solved):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+from agreement import enumeration_agrees
+
 import biclustering
 import dawid_skene
 import dina
 import hmm
-import pytest
-import spike_and_slab
-from agreement import enumeration_agrees
-
 import marginalia as mg
+import spike_and_slab
 
 CASES = {
     "dawid_skene": (dawid_skene.model, dawid_skene.simulate(0, n_items=6, n_annotators=4, answers=3)),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hmm
 import numpy as np
 import pytest
 from agreement import agrees, normalised, works
 from scipy import stats
+
+import hmm
 
 INITIAL, TRANSITION = np.array([0.6, 0.4]), np.array([[0.9, 0.1], [0.3, 0.7]])
 MU, SD, RATE = np.array([-1.0, 2.0]), np.array([1.0, 0.7]), np.array([3.0, 0.5])

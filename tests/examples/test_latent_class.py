@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import latent_class
 import numpy as np
 from agreement import agrees, normalised, sigmoid, works
 from scipy import stats
+
+import latent_class
 
 
 def oracle(params, person, time, symptoms, n_people, n_classes):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import n_mixture
 import numpy as np
 import pytest
 from agreement import agrees, normalised, works
 from scipy import stats
 
 import marginalia as mg
+import n_mixture
 
 
 def oracle(params, habitat, count, most):

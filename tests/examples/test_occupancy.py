@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import occupancy
 from agreement import agrees, normalised, sigmoid, works
 from scipy import stats
+
+import occupancy
 
 
 def oracle(params, habitat, wind, seen):

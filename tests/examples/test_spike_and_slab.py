@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import spike_and_slab
 from agreement import agrees, normalised, works
 from scipy import stats
+
+import spike_and_slab
 
 
 def oracle(params, x, y):
