@@ -42,10 +42,9 @@ def test_nuts_of_five_points_is_traced_once(marginal):
     assert result.info["traces"] == 1
     assert result.draws["weights"].shape == (2, 100, 2)
     np.testing.assert_allclose(result.draws["weights"].sum(axis=-1), 1.0)
-    # Both chains in one labelling, and in the mode of two clusters.
-    means = result.draws["locs"].mean(axis=1)
-    np.testing.assert_allclose(np.sort(means, axis=1), [[0.5, 11.0]] * 2, atol=1.0)
-    assert np.ptp(means, axis=0).max() < 1.0
+    # The mode of two clusters, whichever label each has: with five points the labels may switch inside a chain.
+    low_and_high = np.median(np.sort(result.draws["locs"], axis=-1), axis=1)
+    np.testing.assert_allclose(low_and_high, [[0.5, 11.0]] * 2, atol=1.0)
 
 
 def _ordered_by_factor(y):

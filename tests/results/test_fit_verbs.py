@@ -164,5 +164,5 @@ def test_a_program_without_discretes_has_no_membership(good):
 
 
 def test_importing_a_fit_loads_no_plotting():
-    code = "import sys, marginalia.fit; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    code = "import sys, marginalia.fitting; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
