@@ -1,19 +1,19 @@
 """Random programs: exact or a clear refusal, never silently wrong.
 
-The same programs in every run (`derandomize`); `python tests/properties/nightly.py --programs 10000` runs others.
+The same programs in every run, whatever ran before: program n is made from the seed n, here as in
+`python tests/properties/nightly.py --programs 10000`.
 """
 
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 
 import jax
 import numpy as np
 import pytest
 from grammar import Written, write
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from laws import judge
 
 from marginalia.marginal.kernel import Kernel
@@ -36,28 +36,18 @@ def counts() -> Counter[str]:
 def test_random_programs_are_exact_or_refused(counts: Counter[str]) -> None:
     """Density, gradient, marginals, mode and log-likelihood of programs that nobody thought of."""
 
-    @settings(
-        max_examples=PROGRAMS,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(st.randoms(use_true_random=False))
-    def check(choices: object) -> None:
-        written = write(choices)
+    for number in range(PROGRAMS):
+        written = write(random.Random(number))
         verdict = judge(written)
         counts[verdict.kind] += 1
-        assert verdict.kind != "wrong", "\n".join([*verdict.why, written.source])
+        assert verdict.kind != "wrong", "\n".join([f"program {number}", *verdict.why, written.source])
         if sum(counts.values()) % 25 == 0:
             jax.clear_caches()  # no program compiles what another did
-
-    check()
     said = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
     print(f"random programs: {said}")  # noqa: T201 (shown by -s and on failure)
     judged = counts["exact"] + counts["refused"]
     assert judged >= 0.6 * PROGRAMS, said
-    assert counts["refused"] <= REFUSALS * judged, said
+    assert counts["refused"] <= max(1, REFUSALS * judged), said
 
 
 def test_a_planted_fault_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
