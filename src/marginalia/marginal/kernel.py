@@ -127,9 +127,9 @@ class Kernel:
 
     def _with_leftovers(self, log_z: Any, factors: list[Factor]) -> Any:
         """log Z per component with what the terms say besides: elements that read no discrete."""
-        if not self.leftovers:
-            return log_z
-        size = max(int(part.targets.max(initial=-1)) + 1 for part in self.leftovers)
+        # Terms that read nothing (a sum over no elements, say) are units of their own, after the components.
+        named = [u.components for u in self.units if u.components is not None] + [p.targets for p in self.leftovers]
+        size = max((int(targets.max(initial=-1)) + 1 for targets in named), default=0)
         log_z = jnp.concatenate([log_z, jnp.zeros(max(size - len(log_z), 0))])
         for part in self.leftovers:
             value = factors[part.factor].value
