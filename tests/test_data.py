@@ -192,3 +192,10 @@ def test_numbers_survive_the_way_through_a_csv_file(tmp_path_factory, values):
 def test_a_table_places_rows_of_its_source(write):
     assert as_table(pa.table({"a": [1]}), "here").place(0) == "row 1 of here"
     assert isinstance(read_table(write("a\n1\n")), Table)
+
+
+def test_an_empty_line_in_a_table_of_one_column_is_a_missing_cell(tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("x\n1\n\n3\n")
+    with pytest.raises(DataError, match=r"column 'x', row 2 \(line 3"):
+        numeric_columns(read_table(path), ["x"])

@@ -97,7 +97,10 @@ def _read_csv(path: Path) -> pa.Table:
     try:
         return pa_csv.read_csv(
             path,
-            parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            # In a table of one column an empty line is a missing cell, not nothing.
+            parse_options=pa_csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=len(header) > 1
+            ),
             # As text, so that a bad cell can be shown as it was written and an echoed column is unchanged.
             convert_options=pa_csv.ConvertOptions(
                 column_types={name: pa.string() for name in header}, strings_can_be_null=False

@@ -10,14 +10,20 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": ","}
 
 
 def lines(path: Path, *, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """Give each row as (the line where it starts, counted from 1; its cells). Empty lines are passed over."""
+    """Give each row as (the line where it starts, counted from 1; its cells).
+
+    Empty lines are passed over, except in a table of one column, where they are empty cells.
+    """
     delimiter = DELIMITERS[path.suffix.lower()]
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=strict)
-        start = 1
+        start, width = 1, 0
         for cells in reader:
+            width = width or len(cells)
             if cells:
                 yield start, cells
+            elif width == 1:
+                yield start, [""]
             start = reader.line_num + 1
 
 
