@@ -17,7 +17,7 @@ from marginalia import membership as memberships
 from marginalia import predict as prediction
 from marginalia.density import density
 from marginalia.errors import FitError, MarginaliaWarning, OptionError, compose
-from marginalia.infer import Mode, Result, Starts, check, options_from, run
+from marginalia.infer import Mode, Result, Starts, check, judge, options_from, run
 from marginalia.marginal import Marginal, marginalize
 from marginalia.models import Ready, build
 from marginalia.ondraws import OnDraws, flatten
@@ -318,11 +318,10 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
 
 def _checked_again(result: Result, draws: dict[str, np.ndarray]) -> tuple[str, ...]:
     """The findings of the relabelled draws, and those of the run that have nothing to do with labels."""
-    depth = int(result.info.get("options", {}).get("max_tree_depth", 10))
-    if "diverging" not in result.stats:
-        return result.findings
-    before = set(check.findings(result.draws, result.stats, depth))
-    found = [*check.findings(draws, result.stats, depth), *(f for f in result.findings if f not in before)]
+    before = set(judge(result, result.draws))
+    found = [*judge(result, draws), *(f for f in result.findings if f not in before)]
+    if np.shape(next(iter(draws.values())))[:2] == (1, 1):
+        return tuple(found)
     if any(np.nanmax(r_hat, initial=1.0) > SEVERAL_MODES for r_hat, _, _ in check.convergence(draws).values()):
         found.append(
             "This is not label switching, which has been put right: the chains are in different modes, and "

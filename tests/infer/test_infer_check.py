@@ -20,7 +20,7 @@ def _run(chains=4, draws=500):
 
 
 def test_a_good_run_has_no_findings():
-    assert check.findings(*_run(), 10) == ()
+    assert check.hmc(*_run(), {"max_tree_depth": 10}) == ()
 
 
 def test_constant_elements_are_not_judged():
@@ -28,7 +28,7 @@ def test_constant_elements_are_not_judged():
     draws["x"][..., 1] = 3.0
     rhat, bulk, tail = check.convergence(draws)["x"]
     assert np.isnan([rhat[1], bulk[1], tail[1]]).all()
-    assert check.findings(draws, stats, 10) == ()
+    assert check.hmc(draws, stats, {"max_tree_depth": 10}) == ()
 
 
 def _shift(draws, stats):
@@ -64,13 +64,13 @@ def _slow(draws, stats):
 def test_each_trouble_is_said(spoil, words):
     draws, stats = _run()
     spoil(draws, stats)
-    found = check.findings(draws, stats, 10)
+    found = check.hmc(draws, stats, {"max_tree_depth": 10})
     assert sum(words in finding for finding in found) == 1
 
 
 def test_one_chain_and_very_few_draws_are_said():
-    assert any("One chain only" in finding for finding in check.findings(*_run(chains=1), 10))
-    assert check.findings(*_run(draws=3), 10) == (
+    assert any("One chain only" in finding for finding in check.hmc(*_run(chains=1), {"max_tree_depth": 10}))
+    assert check.hmc(*_run(draws=3), {"max_tree_depth": 10}) == (
         "Only 3 draws per chain: convergence cannot be judged. Ask for more draws.",
     )
 

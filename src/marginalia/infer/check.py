@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 LARGEST_RHAT = 1.01
@@ -10,13 +12,13 @@ SMALLEST_BFMI = 0.3
 LARGEST_SATURATED_PART = 0.02
 
 
-def findings(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], max_tree_depth: int) -> tuple[str, ...]:
+def hmc(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dict[str, Any]) -> tuple[str, ...]:
     """Judge a run of HMC.
 
     Args:
         draws: Site name to `(chain, draw, *shape)`.
         stats: ArviZ's sampler statistics, `(chain, draw)`.
-        max_tree_depth: The limit that the sampler had.
+        options: The sampler's, by name.
 
     Returns:
         One sentence or two per kind of trouble; empty when there is none.
@@ -38,8 +40,8 @@ def findings(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], max_tre
     saturated = float(stats["reached_max_tree_depth"].mean())
     if saturated > LARGEST_SATURATED_PART:
         out.append(
-            f"{saturated:.0%} of the draws reached the largest tree depth, {max_tree_depth}: right, but "
-            "slow. Use dense_mass=True for correlated parameters, or raise max_tree_depth."
+            f"{saturated:.0%} of the draws reached the largest tree depth, {options.get('max_tree_depth', 10)}: right, "
+            "but slow. Use dense_mass=True for correlated parameters, or raise max_tree_depth."
         )
     return tuple(out)
 

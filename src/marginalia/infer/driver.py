@@ -10,20 +10,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marginalia.errors import OptionError, compose
+from marginalia.infer import check, nuts
 from marginalia.infer import map as map_
-from marginalia.infer import nuts
 from marginalia.infer.options import MAP, NUTS, Auto
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress, make_progress
 from marginalia.infer.result import Result
 from marginalia.precision import float64
 
+type Judge = Callable[[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]], tuple[str, ...]]
+
 
 class Method(NamedTuple):
-    """A method: its options, its run function, and whether its density includes the Jacobian."""
+    """A method.
+
+    Attributes:
+        options: Its options class.
+        run: From problem, options, randomness and progress to the result, `judge`'s sentences among its findings.
+        judge: From draws, statistics and options (as a dict) to findings; asked again once draws are relabelled.
+        jacobian: Whether its density includes the Jacobian.
+    """
 
     options: type
     run: Callable[[Problem, Any, np.random.Generator, Progress], Result]
+    judge: Judge
     jacobian: Callable[[Any], bool]
 
 
@@ -31,10 +41,14 @@ def _always(options: Any) -> bool:
     return True
 
 
+def _nothing(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dict[str, Any]) -> tuple[str, ...]:
+    return ()
+
+
 # A new method: a module with `run(problem, options, rng, progress) -> Result`, an options class, a line here.
 METHODS: dict[str, Method] = {
-    "nuts": Method(NUTS, nuts.run, _always),
-    "map": Method(MAP, map_.run, lambda options: options.jacobian),
+    "nuts": Method(NUTS, nuts.run, check.hmc, _always),
+    "map": Method(MAP, map_.run, _nothing, lambda options: options.jacobian),
 }
 AUTO = "nuts"
 
@@ -110,6 +124,11 @@ def run(
         **result.info,
     }
     return dataclasses.replace(result, info=info)
+
+
+def judge(result: Result, draws: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """What the method has to say of draws that came from a result: its own, or the same ones relabelled."""
+    return METHODS[result.method].judge(draws, result.stats, result.info.get("options", {}))
 
 
 def _seed(random_seed: int | None) -> int:

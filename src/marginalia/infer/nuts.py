@@ -13,6 +13,7 @@ long. And the draws of a chain do not depend on how many chains or cores there a
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -96,7 +97,7 @@ def run(problem: Problem, options: NUTS, rng: np.random.Generator, progress: Pro
     report = found.report(problem.jacobian, begin.chosen)
     draws = problem.constrain(drawn.points)
     findings = _unvisited(problem, found, begin.rivals, drawn.points)
-    findings += check.findings(draws, drawn.stats, options.max_tree_depth)
+    findings += check.hmc(draws, drawn.stats, dataclasses.asdict(options))
     if drawn.interrupted:
         made = drawn.points.shape[1]
         findings = (

@@ -1,0 +1,12 @@
+"""Options of the inference methods: small frozen classes that check themselves, one file a method.
+
+They load no JAX, so that `mg.NUTS(draws=500)` costs nothing.
+"""
+
+from __future__ import annotations
+
+from marginalia.infer.options.auto import Auto
+from marginalia.infer.options.map import MAP
+from marginalia.infer.options.nuts import NUTS
+
+__all__ = ["MAP", "NUTS", "Auto"]

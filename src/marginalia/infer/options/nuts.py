@@ -1,0 +1,47 @@
+"""Options of the No-U-Turn sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marginalia.infer.options.validate import flag, fraction, whole
+
+
+@dataclass(frozen=True)
+class NUTS:
+    """The No-U-Turn sampler, started at the best of many optimised points.
+
+    Args:
+        draws: Draws kept per chain.
+        tune: Steps per chain that adapt step size and metric; they are thrown away.
+        chains: Number of independent chains.
+        target_accept: Acceptance rate that the step size aims at; nearer to 1 means smaller steps.
+        max_tree_depth: A trajectory has at most `2**max_tree_depth - 1` steps.
+        dense_mass: Adapt a full metric instead of a diagonal one.
+        starts: Number of optimisations that look for the starting point. None means 64, fewer where one
+            evaluation reads a great many data.
+
+    Raises:
+        OptionError: A value makes no sense.
+
+    Example:
+        >>> NUTS(draws=500, chains=2).tune
+        1000
+    """
+
+    draws: int = 1000
+    tune: int = 1000
+    chains: int = 4
+    target_accept: float = 0.8
+    max_tree_depth: int = 10
+    dense_mass: bool = False
+    starts: int | None = None
+
+    def __post_init__(self) -> None:
+        whole(self, "draws", 1)
+        whole(self, "tune", 0)
+        whole(self, "chains", 1)
+        whole(self, "max_tree_depth", 1)
+        whole(self, "starts", 1, or_none=True)
+        flag(self, "dense_mass")
+        fraction(self, "target_accept")

@@ -1,0 +1,43 @@
+"""Checks that the options classes share: each names the class, the option, what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+
+from marginalia.errors import OptionError, compose
+
+
+def whole(owner: object, name: str, least: int, *, or_none: bool = False) -> None:
+    """Refuse a value that is not a whole number of at least `least`."""
+    value = getattr(owner, name)
+    if or_none and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        expected = f"a whole number of at least {least}" + (", or None" if or_none else "")
+        refuse(owner, name, expected, value)
+
+
+def flag(owner: object, name: str) -> None:
+    """Refuse a value that is neither True nor False."""
+    value = getattr(owner, name)
+    if not isinstance(value, bool):
+        refuse(owner, name, "True or False", value)
+
+
+def refuse(owner: object, name: str, expected: str, value: object) -> None:
+    raise OptionError(
+        compose(
+            f"the option {name!r} has a value that makes no sense",
+            where=type(owner).__name__,
+            expected=expected,
+            got=repr(value),
+        )
+    )
+
+
+def fraction(owner: object, name: str) -> None:
+    """Refuse a value that is no number between 0 and 1, both excluded."""
+    value = getattr(owner, name)
+    number = isinstance(value, float) and math.isfinite(value)
+    if not number or not 0.0 < value < 1.0:
+        refuse(owner, name, "a number between 0 and 1, both excluded", value)
