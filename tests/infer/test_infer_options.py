@@ -26,8 +26,9 @@ from marginalia.errors import OptionError
             "Expected a number between 0 and 1, both excluded. Got 1.0.",
         ),
         (
-            lambda: infer.NUTS(dense_mass="yes"),
-            "NUTS: the option 'dense_mass' has a value that makes no sense. Expected True or False. Got 'yes'.",
+            lambda: infer.NUTS(metric="full"),
+            "NUTS: the option 'metric' has a value that makes no sense. "
+            "Expected one of 'diagonal', 'dense'. Got 'full'.",
         ),
         (
             lambda: infer.MAP(starts=2.5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def hmc(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dic
     out: list[str] = []
     chains, length = stats["diverging"].shape
     if length >= 4:
-        out += _convergence(draws, chains)
+        out += mixing(draws)
         out += _energy(stats["energy"])
     else:
         out.append(f"Only {length} draws per chain: convergence cannot be judged. Ask for more draws.")
@@ -41,7 +42,7 @@ def hmc(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dic
     if saturated > LARGEST_SATURATED_PART:
         out.append(
             f"{saturated:.0%} of the draws reached the largest tree depth, {options.get('max_tree_depth', 10)}: right, "
-            "but slow. Use dense_mass=True for correlated parameters, or raise max_tree_depth."
+            'but slow. Use metric="dense" for correlated parameters, or raise max_tree_depth.'
         )
     return tuple(out)
 
@@ -68,15 +69,42 @@ def convergence(draws: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.
     return out
 
 
-def _convergence(draws: dict[str, np.ndarray], chains: int) -> list[str]:
-    out, high, low = [], {}, {}
+@dataclass(frozen=True)
+class Doubt:
+    """The sites of too large an R-hat, and those of too few effective draws, each with its worst number."""
+
+    rhat: dict[str, float]
+    ess: dict[str, float]
+
+    @property
+    def any(self) -> bool:
+        """Whether there is something that more draws may mend."""
+        return bool(self.rhat or self.ess)
+
+    @property
+    def worst_rhat(self) -> float:
+        return max(self.rhat.values(), default=1.0)
+
+
+def doubt(draws: dict[str, np.ndarray]) -> Doubt:
+    """What R-hat and effective sample sizes have against draws of shape `(chain, draw, ...)`."""
+    chains = len(next(iter(draws.values())))
+    high, low = {}, {}
     for name, (rhat, bulk, tail) in convergence(draws).items():
-        worst = np.max(rhat, initial=-np.inf, where=np.isfinite(rhat))
-        least = min(np.min(ess, initial=np.inf, where=np.isfinite(ess)) for ess in (bulk, tail))
+        worst = float(np.max(rhat, initial=-np.inf, where=np.isfinite(rhat)))
+        least = min(float(np.min(ess, initial=np.inf, where=np.isfinite(ess))) for ess in (bulk, tail))
         if worst > LARGEST_RHAT:
             high[name] = worst
         if least < SMALLEST_ESS_PER_CHAIN * chains:
             low[name] = least
+    return Doubt(high, low)
+
+
+def mixing(draws: dict[str, np.ndarray]) -> list[str]:
+    """R-hat and effective sample sizes of draws `(chain, draw, ...)`, in sentences."""
+    chains = len(next(iter(draws.values())))
+    out, found = [], doubt(draws)
+    high, low = found.rhat, found.ess
     if high:
         names = ", ".join(f"{name} ({value:.2f})" for name, value in high.items())
         out.append(

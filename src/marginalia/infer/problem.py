@@ -16,6 +16,8 @@ import numpy as np
 from marginalia.errors import FitError, compose
 from marginalia.precision import in_float64
 
+type Labelling = Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
+
 
 class Problem:
     """A marginal density over one flat unconstrained vector.
@@ -28,13 +30,17 @@ class Problem:
         data_size: Number of data elements that one evaluation reads.
         jacobian: Whether the density includes the Jacobian of the transforms.
         traces: How often the program's density has been traced; tests hold a budget on it.
+        one_labelling: From draws `{site: (chain, draw, ...)}` and their log densities `(chain, draw)` to the same
+            draws under one labelling of the components, as they will be judged in the end. Unless given, the
+            draws as they are.
 
     Raises:
         FitError: The program has no continuous latent.
     """
 
-    def __init__(self, marginal: Any, *, jacobian: bool) -> None:
+    def __init__(self, marginal: Any, *, jacobian: bool, one_labelling: Labelling | None = None) -> None:
         self.marginal = marginal
+        self.one_labelling: Labelling = one_labelling or (lambda draws, lp: draws)
         self.kernel = marginal.kernel
         self.data = self.kernel.data
         self.jacobian = jacobian

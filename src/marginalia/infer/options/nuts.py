@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marginalia.infer.options.validate import flag, fraction, whole
+from marginalia.infer.options.validate import fraction, one_of, whole
+
+METRICS = ("diagonal", "dense")
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,12 @@ class NUTS:
         chains: Number of independent chains.
         target_accept: Acceptance rate that the step size aims at; nearer to 1 means smaller steps.
         max_tree_depth: A trajectory has at most `2**max_tree_depth - 1` steps.
-        dense_mass: Adapt a full metric instead of a diagonal one.
+        metric: What the tuning adapts: `"diagonal"`, one scale for each parameter, or `"dense"`, correlations as
+            well. Both begin with the curvature at the mode.
         starts: Number of optimisations that look for the starting point. None means 64, fewer where one
             evaluation reads a great many data.
+        max_draws: If given, sampling goes on until the judge is content: up to so many draws per chain, twice as
+            many each time; where draws diverge, it begins again with half the step size. None: never.
 
     Raises:
         OptionError: A value makes no sense.
@@ -34,8 +39,9 @@ class NUTS:
     chains: int = 4
     target_accept: float = 0.8
     max_tree_depth: int = 10
-    dense_mass: bool = False
+    metric: str = "diagonal"
     starts: int | None = None
+    max_draws: int | None = None
 
     def __post_init__(self) -> None:
         whole(self, "draws", 1)
@@ -43,5 +49,6 @@ class NUTS:
         whole(self, "chains", 1)
         whole(self, "max_tree_depth", 1)
         whole(self, "starts", 1, or_none=True)
-        flag(self, "dense_mass")
+        whole(self, "max_draws", 1, or_none=True)
+        one_of(self, "metric", METRICS)
         fraction(self, "target_accept")

@@ -24,6 +24,13 @@ def flag(owner: object, name: str) -> None:
         refuse(owner, name, "True or False", value)
 
 
+def one_of(owner: object, name: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the words `allowed`."""
+    value = getattr(owner, name)
+    if not isinstance(value, str) or value not in allowed:
+        refuse(owner, name, "one of " + ", ".join(repr(word) for word in allowed), value)
+
+
 def refuse(owner: object, name: str, expected: str, value: object) -> None:
     raise OptionError(
         compose(

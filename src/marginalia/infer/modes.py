@@ -1,0 +1,131 @@
+"""Which modes count: their masses under the Gaussian that touches each, and whether chains saw them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from marginalia.errors import FitError, compose
+from marginalia.infer import starts
+from marginalia.infer.curvature import Curvature, curvature_at
+from marginalia.infer.problem import Problem
+from marginalia.infer.result import MAXIMUM
+
+MODES_WEIGHED = 5
+CLIMBS_PER_CHAIN = 16  # draws whose mode is looked up where there are rivals
+COMPARABLE = 4.0  # nats of mass: modes nearer than this to the best one matter
+WEIGHED_WITHIN = 30.0  # nats of density: a mode further below the best is not weighed
+JITTER_TRIES = 8
+PLAIN_JITTER = 0.05
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A mode with the Gaussian that touches it.
+
+    Attributes:
+        place: Index in `Found`.
+        point: Unconstrained, `(dimension,)`.
+        curvature: The Gaussian.
+        mass: In parts of the heaviest mode's.
+    """
+
+    place: int
+    point: np.ndarray
+    curvature: Curvature
+    mass: float
+
+
+@dataclass(frozen=True)
+class Modes:
+    """The places that the starts found, and those of comparable mass, the heaviest first (none may be proper).
+
+    Label copies of a mode count as the same mode.
+    """
+
+    found: starts.Found
+    comparable: tuple[Weighed, ...]
+
+    @property
+    def chosen(self) -> int:
+        """Index in `found` of the place where sampling begins."""
+        return self.comparable[0].place if self.comparable else 0
+
+    @property
+    def rivals(self) -> tuple[Weighed, ...]:
+        """Modes of comparable mass besides the heaviest."""
+        return self.comparable[1:]
+
+
+def weigh(found: starts.Found) -> Modes:
+    """Masses of the best modes by their curvature; those far below the heaviest are left out."""
+    top = found.places[0].log_density
+    weighed: list[tuple[float, int, Curvature]] = []
+    for i, place in enumerate(found.places[:MODES_WEIGHED]):
+        if place.kind == MAXIMUM and not place.far_sites and place.log_density > top - WEIGHED_WITHIN:
+            curvature = curvature_at(found.optimiser, place.point, place.log_density)
+            if curvature is not None:
+                weighed.append((curvature.log_mass, i, curvature))
+    weighed.sort(key=lambda entry: -entry[0])
+    kept = [
+        Weighed(i, found.places[i].point, curvature, float(np.exp(mass - weighed[0][0])))
+        for mass, i, curvature in weighed
+        if weighed[0][0] - mass < COMPARABLE
+    ]
+    return Modes(found, tuple(kept))
+
+
+def around(
+    problem: Problem, modes: Modes, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`count` points of finite density around the heaviest mode, at one labelling of the components.
+
+    Returns:
+        Points `(count, dimension)`, log densities `(count,)` and gradients `(count, dimension)`.
+
+    Raises:
+        FitError: The density is not finite there.
+    """
+    centre = modes.found.places[modes.chosen].point
+    root = modes.comparable[0].curvature.root if modes.comparable else np.eye(problem.dimension) * PLAIN_JITTER
+    scale = np.ones(count)
+    points = np.empty((count, problem.dimension))
+    values, gradients = np.full(count, -np.inf), np.empty_like(points)
+    for attempt in range(JITTER_TRIES):
+        bad = np.flatnonzero(~np.isfinite(values))
+        if not bad.size:
+            break
+        noise = rng.normal(size=(bad.size, problem.dimension)) if attempt < JITTER_TRIES - 1 else 0.0
+        points[bad] = centre + scale[bad, None] * (noise @ root.T if np.ndim(noise) else 0.0)
+        values[bad], gradients[bad] = modes.found.optimiser.evaluate(points[bad])
+        scale[bad] /= 3
+    if not np.all(np.isfinite(values)):
+        raise FitError(
+            compose(
+                "the density is not finite at the best start",
+                remedy="run mg.check(model, ...); look at factors that can be -inf or NaN.",
+            )
+        )
+    return points, values, gradients
+
+
+def unvisited(problem: Problem, modes: Modes, points: np.ndarray) -> tuple[str, ...]:
+    """Say which modes some chain has not visited; `points` has the shape `(chain, draw, dimension)`."""
+    if not modes.rivals:
+        return ()
+    chains, length = points.shape[:2]
+    rows = np.linspace(0, length - 1, min(length, CLIMBS_PER_CHAIN)).astype(int)
+    some = points[:, rows].reshape(-1, points.shape[2])
+    uphill = starts.reached(problem, modes.found, some).reshape(chains, -1)
+    visits = [(rival, int((uphill == rival.place).any(axis=1).sum())) for rival in modes.rivals]
+    missed = [(rival, visitors) for rival, visitors in visits if visitors < chains]
+    if not missed:
+        return ()
+    rival, visitors = missed[0]
+    return (
+        f"The density has {len(modes.comparable)} modes of comparable weight that are no copies with other labels. "
+        f"One of them holds about {rival.mass:.0%} of the mass of the one where all chains began, and "
+        f"{visitors} of {chains} chains visited it. R-hat cannot tell what all chains have missed. "
+        "Narrow the priors, or order the components where the modes mean the same.",
+    )
