@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from marginalia.errors import OptionError, compose
-from marginalia.infer import check, nuts
+from marginalia.infer import advi, check, laplace, nuts
 from marginalia.infer import map as map_
-from marginalia.infer.options import MAP, NUTS, Auto
+from marginalia.infer.checkpoint import NOWHERE, Nowhere, OnDisk, identify, open_checkpoint
+from marginalia.infer.options import ADVI, MAP, NUTS, Auto, Laplace
 from marginalia.infer.problem import Problem
-from marginalia.infer.progress import Progress, make_progress
+from marginalia.infer.progress import make_progress
 from marginalia.infer.result import Result
 from marginalia.precision import float64
 
@@ -29,12 +31,15 @@ class Method(NamedTuple):
         run: From problem, options, randomness and progress to the result, `judge`'s sentences among its findings.
         judge: From draws, statistics and options (as a dict) to findings; asked again once draws are relabelled.
         jacobian: Whether its density includes the Jacobian.
+        resumes: Whether `run` takes a checkpoint too, and goes on from what it holds. For the others a checkpoint
+            keeps the seed and the finished result.
     """
 
     options: type
-    run: Callable[[Problem, Any, np.random.Generator, Progress], Result]
+    run: Callable[..., Result]
     judge: Judge
     jacobian: Callable[[Any], bool]
+    resumes: bool = False
 
 
 def _always(options: Any) -> bool:
@@ -47,12 +52,15 @@ def _nothing(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options
 
 # A new method: a module with `run(problem, options, rng, progress) -> Result`, an options class, a line here.
 METHODS: dict[str, Method] = {
-    "nuts": Method(NUTS, nuts.run, check.hmc, _always),
+    "advi": Method(ADVI, advi.run, advi.judge, _always),
+    "nuts": Method(NUTS, nuts.run, check.hmc, _always, resumes=True),
+    "laplace": Method(Laplace, laplace.run, laplace.judge, _always),
     "map": Method(MAP, map_.run, _nothing, lambda options: options.jacobian),
 }
 AUTO = "nuts"
+COMPLETE = "complete"
 
-type Options = NUTS | MAP | Auto
+type Options = ADVI | NUTS | Laplace | MAP | Auto
 
 
 def options_from(method: str | Options) -> Options:
@@ -88,6 +96,7 @@ def run(
     *,
     random_seed: int | None = None,
     progressbar: bool = True,
+    checkpoint: str | Path | None = None,
 ) -> Result:
     """Infer the continuous latents of a marginal.
 
@@ -97,8 +106,11 @@ def run(
         random_seed: The same whole number gives byte-identical draws. None draws a number, which
             `info["random_seed"]` keeps.
         progressbar: Show progress on standard error.
+        checkpoint: A file that keeps the state of the run. The same call goes on from there and ends in the same
+            draws, byte for byte; when the run is complete it gives them at once.
 
     Raises:
+        DataError: The checkpoint is damaged, cannot be written, or is of another model, of other data or versions.
         OptionError: Unknown method, or a seed that is no whole number of at least 0.
         FitError: There are no continuous latents, or no start has a finite density.
     """
@@ -106,13 +118,17 @@ def run(
     if isinstance(chosen, Auto):
         chosen = METHODS[AUTO].options()
     method = next(entry for entry in METHODS.values() if isinstance(chosen, entry.options))
-    seed = _seed(random_seed)
     begun = time.perf_counter()
+    kept, seed = _opened(checkpoint, marginal, chosen, random_seed)
     with float64():
+        done = kept.part(COMPLETE).load()
+        if done is not None:
+            return done
         problem = Problem(marginal, jacobian=method.jacobian(chosen))
         progress = make_progress(progressbar)
+        more = (kept,) if method.resumes else ()
         try:
-            result = method.run(problem, chosen, np.random.default_rng(seed), progress)
+            result = method.run(problem, chosen, np.random.default_rng(seed), progress, *more)
         finally:
             progress.close()
     info = {
@@ -123,7 +139,21 @@ def run(
         "traces": problem.traces,
         **result.info,
     }
-    return dataclasses.replace(result, info=info)
+    result = dataclasses.replace(result, info=info)
+    if not info.get("interrupted"):
+        kept.only(COMPLETE, result)
+    return result
+
+
+def _opened(
+    path: str | Path | None, marginal: Any, options: Any, random_seed: int | None
+) -> tuple[OnDisk | Nowhere, int]:
+    """The checkpoint of this run, or nothing that looks like one; and the seed."""
+    if path is None:
+        return NOWHERE, _seed(random_seed)
+    given = None if random_seed is None else _seed(random_seed)
+    file = open_checkpoint(path, identify(marginal, options, given), lambda: _seed(None))
+    return file, file.seed
 
 
 def judge(result: Result, draws: dict[str, np.ndarray]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +25,17 @@ import numpy as np
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
-from marginalia.infer import check, modes, starts
+from marginalia.infer import chains as threads
+from marginalia.infer import check, modes
+from marginalia.infer.checkpoint import NOWHERE, Checkpoint
 from marginalia.infer.options import NUTS
-from marginalia.infer.problem import Problem, as_key, key_data, workers
+from marginalia.infer.problem import Problem, as_key, key_data
 from marginalia.infer.progress import Progress
 from marginalia.infer.result import Result
+from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
 BLOCK = 50  # steps in one compiled call: between two of them there is progress and a chance to stop
-START_STEPS = 500
 MOST_HALVINGS = 4  # of the step size, where draws diverged and the run may be prolonged
 HOPELESS_RHAT = 1.2  # after the first doubling: such chains sit in different modes, and more draws do not help
 
@@ -53,7 +55,13 @@ class Begin:
     metric: np.ndarray
 
 
-def run(problem: Problem, options: NUTS, rng: np.random.Generator, progress: Progress) -> Result:
+def run(
+    problem: Problem,
+    options: NUTS,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint = NOWHERE,
+) -> Result:
     """Draw from the posterior.
 
     Raises:
@@ -66,25 +74,31 @@ def run(problem: Problem, options: NUTS, rng: np.random.Generator, progress: Pro
         # The sampler compiles while the starts run.
         compiling = pool.submit(in_float64(sampler.compile))
         clock = time.perf_counter()
-        found = starts.find(problem, options.starts, START_STEPS, rng, progress)
-        if found.interrupted:
-            raise KeyboardInterrupt
-        weighed = modes.weigh(found)
+        weighed = search(problem, options.starts, rng, progress, checkpoint.part("modes"))
         seconds_starts = time.perf_counter() - clock
         compiling.result()
-    result = sample(problem, sampler, weighed, rng, progress)
+    result = sample(problem, sampler, weighed, rng, progress, checkpoint)
     return dataclasses.replace(result, info={**result.info, "seconds_starts": seconds_starts})
 
 
 def sample(
-    problem: Problem, sampler: Sampler, weighed: modes.Modes, rng: np.random.Generator, progress: Progress
+    problem: Problem,
+    sampler: Sampler,
+    weighed: modes.Modes,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Result:
     """Draw from the posterior, the modes being known."""
     options = sampler.options
     clock = time.perf_counter()
-    begin = _begin(problem, weighed, options, rng)
-    chains = sampler.start(begin, key_data(rng, options.chains))
-    drawn = _until_content(problem, sampler, chains, progress)
+    saved = checkpoint.part("chains").load()
+    if saved is not None:
+        chains = sampler.restore(saved)
+    else:
+        begin = _begin(problem, weighed, options, rng)
+        chains = sampler.start(begin, key_data(rng, options.chains))
+    drawn = _until_content(problem, sampler, chains, progress, checkpoint.part("chains"))
     report = weighed.found.report(problem.jacobian, weighed.chosen)
     draws = problem.constrain(drawn.points)
     findings = modes.unvisited(problem, weighed, drawn.points)
@@ -109,17 +123,20 @@ def sample(
     return Result("nuts", draws, drawn.stats, report, findings, info)
 
 
-def _until_content(problem: Problem, sampler: Sampler, chains: Chains, progress: Progress) -> Drawn:
+def _until_content(
+    problem: Problem, sampler: Sampler, chains: Chains, progress: Progress, checkpoint: Checkpoint
+) -> Drawn:
     """The draws asked for; then, up to `max_draws`, twice as many until nothing is found that more would mend.
 
     Where draws diverged, the step size is halved and the draws begin again, with no tuning: the metric stays.
     What is decided depends on the draws alone, so on the seed alone.
     """
     options = sampler.options
-    wanted, most = options.draws, max(options.draws, options.max_draws or 0)
+    most = max(options.draws, options.max_draws or 0)
     drawn: Drawn | None = None
     while True:
-        sampler.advance(chains, chains.first + wanted, progress)
+        wanted = chains.wanted
+        sampler.advance(chains, chains.first + wanted, progress, checkpoint)
         drawn = sampler.gather(chains, wanted) or drawn
         if drawn is None:
             raise KeyboardInterrupt
@@ -134,7 +151,7 @@ def _until_content(problem: Problem, sampler: Sampler, chains: Chains, progress:
         doubt = check.doubt(draws)
         if not doubt.any or (wanted > options.draws and doubt.worst_rhat > HOPELESS_RHAT):
             return drawn
-        wanted *= 2
+        chains.wanted *= 2
 
 
 def _begin(problem: Problem, weighed: modes.Modes, options: NUTS, rng: np.random.Generator) -> Begin:
@@ -159,22 +176,21 @@ class Drawn:
 
 
 @dataclass
-class Chains:
-    """Chains on their way: everything that a later step depends on.
+class Chains(threads.Chains):
+    """Chains of NUTS on their way.
 
     Attributes:
-        states: The kernel's state of each chain.
-        pieces: Per chain, the numbers of each block of steps.
+        wanted: How many draws are to be made.
         first: The first step whose draw is kept.
         halvings: How often the step size was halved.
-        interrupted: Whether the user stopped them.
     """
 
-    states: list[Any]
-    pieces: list[list[list[np.ndarray]]]
-    first: int
+    wanted: int = 0
+    first: int = 0
     halvings: int = 0
-    interrupted: bool = False
+
+    def kept(self) -> dict[str, Any]:
+        return {**super().kept(), "wanted": self.wanted, "first": self.first, "halvings": self.halvings}
 
 
 class Sampler:
@@ -238,6 +254,7 @@ class Sampler:
         state = start.out_info
         block = jax.jit(self._blocked).lower(state, self._problem.data)
         self._compiled = start.compile(), block.compile()
+        self._template = state
 
     def start(self, begin: Begin, bits: np.ndarray) -> Chains:
         """The chains before their first step."""
@@ -249,53 +266,39 @@ class Sampler:
             start(begin.points[c], begin.log_density[c], begin.gradients[c], begin.metric, bits[c], data)
             for c in range(self.options.chains)
         ]
-        return Chains(states, [[] for _ in states], self.options.tune)
+        return Chains(threads.begin(states), wanted=self.options.draws, first=self.options.tune)
+
+    def restore(self, saved: dict[str, Any]) -> Chains:
+        """The chains as a checkpoint kept them."""
+        if self._compiled is None:
+            self.compile()
+        more = {name: saved[name] for name in ("wanted", "first", "halvings")}
+        return Chains(threads.restore(self._template, saved), **more)
 
     def halve(self, chains: Chains) -> None:
         """Halve the step size, and keep no draw made so far."""
-        for c, state in enumerate(chains.states):
+        for c, (state, pieces) in enumerate(chains.held):
             adapt = state.adapt_state
-            chains.states[c] = state._replace(adapt_state=adapt._replace(step_size=adapt.step_size / 2))
+            half = np.asarray(adapt.step_size) / 2
+            chains.held[c] = state._replace(adapt_state=adapt._replace(step_size=half)), pieces
         chains.first = len(chains.pieces[0]) * self._block
         chains.halvings += 1
 
-    def advance(self, chains: Chains, steps: int, progress: Progress) -> None:
+    def advance(self, chains: Chains, steps: int, progress: Progress, checkpoint: Checkpoint) -> None:
         """All chains to `steps` steps or a little more, a block at a time, in threads; stops when interrupted."""
         assert self._compiled is not None
         block, data = self._compiled[1], self._problem.data
-        count = len(chains.states)
+        progress.stage("sampling", len(chains.held) * steps)
 
-        @in_float64
-        def advance(state: Any) -> tuple[Any, list[np.ndarray]]:
+        def step(state: Any, _: list[list[np.ndarray]]) -> tuple[Any, list[np.ndarray]]:
             state, numbers = block(state, data)
             return state, [np.asarray(part) for part in numbers]
 
-        pieces = chains.pieces
-        blocks = -(-steps // self._block)
-        progress.stage("sampling", count * steps)
-        divergences = self._divergences(chains)
-        with ThreadPoolExecutor(min(workers(), count)) as pool:
-            # One block of each chain is in the queue at any time, so the chains advance together.
-            running: dict[Future[Any], int] = {
-                pool.submit(advance, chains.states[c]): c for c in range(count) if len(pieces[c]) < blocks
-            }
-            try:
-                while running:
-                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        c = running.pop(future)
-                        chains.states[c], piece = future.result()
-                        pieces[c].append(piece)
-                        if len(pieces[c]) < blocks:
-                            running[pool.submit(advance, chains.states[c])] = c
-                        skip = max(0, chains.first - (len(pieces[c]) - 1) * self._block)
-                        divergences += int(piece[3][skip:].sum())
-                    done = sum(min(len(p) * self._block, steps) for p in pieces)
-                    progress.update(done, f"{divergences} divergences")
-            except KeyboardInterrupt:
-                chains.interrupted = True
-                for future in running:
-                    future.cancel()
+        def tell() -> None:
+            done = sum(min(len(p) * self._block, steps) for p in chains.pieces)
+            progress.update(done, f"{self._divergences(chains)} divergences")
+
+        threads.advance(chains, -(-steps // self._block), step, tell, lambda now: checkpoint.save(chains.kept, now=now))
 
     def _divergences(self, chains: Chains) -> int:
         first = chains.first // self._block

@@ -1,0 +1,36 @@
+"""The modes, searched once in a run, however often it is resumed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from marginalia.infer import modes, starts
+from marginalia.infer.checkpoint import Checkpoint
+from marginalia.infer.optimise import Optimiser
+from marginalia.infer.problem import Problem
+from marginalia.infer.progress import Progress
+
+START_STEPS = 500
+
+
+def search(
+    problem: Problem, asked: int | None, rng: np.random.Generator, progress: Progress, checkpoint: Checkpoint
+) -> modes.Modes:
+    """Optimise from many starts and weigh the modes; a resumed run remembers them, and how far `rng` had come.
+
+    Raises:
+        FitError: No start has a finite density.
+        KeyboardInterrupt: Stopped by the user; an unfinished search is not kept.
+    """
+    saved = checkpoint.load()
+    if saved is not None:
+        rng.bit_generator.state = saved["rng"]
+        found = starts.Found(saved["places"], saved["total"], Optimiser(problem, START_STEPS), False)
+        return modes.Modes(found, saved["comparable"])
+    found = starts.find(problem, asked, START_STEPS, rng, progress)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    weighed = modes.weigh(found)
+    state = {"places": found.places, "total": found.total, "comparable": weighed.comparable}
+    checkpoint.save(lambda: {**state, "rng": rng.bit_generator.state}, now=True)
+    return weighed
