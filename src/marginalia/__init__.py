@@ -13,7 +13,7 @@ from marginalia.errors import DataError, FitError, MarginaliaError, ModelError, 
 if TYPE_CHECKING:
     from marginalia.checks import Finding, Findings, check
     from marginalia.fitting import Fit, fit, load
-    from marginalia.infer.options import MAP, NUTS, Auto
+    from marginalia.infer.options import MAP, NUTS, Auto, Laplace
     from marginalia.marginal import Marginal, Verification, limits, marginalize, verify
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ __all__ = [
     "Findings",
     "Fit",
     "FitError",
+    "Laplace",
     "Marginal",
     "MarginaliaError",
     "ModelError",
@@ -44,6 +45,7 @@ __all__ = [
 
 _HOMES = {
     "Auto": "marginalia.infer.options",
+    "Laplace": "marginalia.infer.options",
     "MAP": "marginalia.infer.options",
     "NUTS": "marginalia.infer.options",
     "Finding": "marginalia.checks",

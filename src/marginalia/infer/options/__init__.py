@@ -6,7 +6,8 @@ They load no JAX, so that `mg.NUTS(draws=500)` costs nothing.
 from __future__ import annotations
 
 from marginalia.infer.options.auto import Auto
+from marginalia.infer.options.laplace import Laplace
 from marginalia.infer.options.map import MAP
 from marginalia.infer.options.nuts import NUTS
 
-__all__ = ["MAP", "NUTS", "Auto"]
+__all__ = ["MAP", "NUTS", "Auto", "Laplace"]

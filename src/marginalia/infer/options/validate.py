@@ -42,6 +42,16 @@ def refuse(owner: object, name: str, expected: str, value: object) -> None:
     )
 
 
+def positive(owner: object, name: str, *, or_none: bool = False) -> None:
+    """Refuse a value that is no finite number above 0."""
+    value = getattr(owner, name)
+    if or_none and value is None:
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value <= 0:
+        refuse(owner, name, "a number above 0" + (", or None" if or_none else ""), value)
+
+
 def fraction(owner: object, name: str) -> None:
     """Refuse a value that is no number between 0 and 1, both excluded."""
     value = getattr(owner, name)

@@ -1,0 +1,47 @@
+"""Log densities of many points: no gradients, blocks of a size that memory allows, in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from marginalia.infer.problem import Problem, in_threads
+
+BLOCK_NUMBERS = 1_000_000  # data elements times points that one call may hold: some 8 MB a table column
+MOST_POINTS = 250  # per call: there is progress, and a chance to stop, between calls
+
+
+class Densities:
+    """The log density on batches of points, compiled once for one batch size."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.block = max(1, min(MOST_POINTS, BLOCK_NUMBERS // problem.data_size))
+        self._compiled: Callable[..., Any] | None = None
+
+    def compile(self) -> None:
+        """Trace and compile, without running anything; may be called from another thread."""
+        points = jax.ShapeDtypeStruct((self.block, self._problem.dimension), np.float64)
+        batched = jax.jit(jax.vmap(self._problem.log_density, (0, None)))
+        self._compiled = batched.lower(points, self._problem.data).compile()
+
+    def blocks(self, points: np.ndarray) -> Iterator[np.ndarray]:
+        """Values of `points` `(n, dimension)`, a block of at most `block` of them at a time; NaN counts as -inf."""
+        if self._compiled is None:
+            self.compile()
+        assert self._compiled is not None
+        compiled, data, size = self._compiled, self._problem.data, self.block
+
+        def values(begin: int) -> np.ndarray:
+            rows = np.minimum(np.arange(begin, begin + size), len(points) - 1)
+            out = np.asarray(compiled(points[rows], data))[: len(points) - begin]
+            return np.where(np.isnan(out), -np.inf, out)
+
+        yield from in_threads(values, list(range(0, len(points), size)))
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Values of `points` `(n, dimension)`: `(n,)`."""
+        return np.concatenate([np.empty(0), *self.blocks(points)])
