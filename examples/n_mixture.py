@@ -26,19 +26,6 @@ def model(habitat, count):
             numpyro.sample("y", dist.Binomial(abundance, p), obs=count)
 
 
-def cut_model(habitat, count, most=60):
-    """The same with abundances cut at `most`, as Royle computes it (his K): the sum beyond is left out."""
-    n_sites, n_visits = count.shape
-    a = numpyro.sample("a", dist.Normal(0, 2).expand([2]))
-    p = numpyro.sample("p", dist.Uniform(0, 1))
-    with numpyro.plate("site", n_sites, dim=-2):
-        rate = jnp.exp(a[0] + a[1] * habitat[:, None])
-        logits = dist.Poisson(rate[..., None]).log_prob(jnp.arange(most + 1))
-        abundance = numpyro.sample("N", dist.Categorical(logits=logits))
-        with numpyro.plate("visit", n_visits, dim=-1):
-            numpyro.sample("y", dist.Binomial(abundance, p), obs=count)
-
-
 def simulate(seed, n_sites=200, n_visits=3):
     """Counts at sites of random habitat."""
     rng = np.random.default_rng(seed)
@@ -51,7 +38,7 @@ def simulate(seed, n_sites=200, n_visits=3):
 
 def main():
     args, truth = simulate(seed=1)
-    fit = mg.fit(cut_model, *args, random_seed=1)
+    fit = mg.fit(model, *args, random_seed=1)
     print(fit)
     for name in ("a", "p"):
         print(f"{name}: {fit.draws[name].mean((0, 1)).round(2)}   truth: {truth[name]}")

@@ -147,6 +147,7 @@ class Fit:
             "notes": list(self.notes),
             "findings": list(self.result.findings),
             "info": self.result.info,
+            "groups": list(self.result.groups),
             "starts": _starts_out(self.result.starts),
             "families": [dataclasses.asdict(f) for f in self.families],
             "plan": str(self.marginal.explain()) if self.marginal is not None else self.about.get("plan", ""),
@@ -189,7 +190,8 @@ class Fit:
         return flatten(self.draws, self._needs_model("this").program.latents)
 
     def _rebound(self, verb: str, args: tuple, kwargs: dict[str, Any]) -> OnDraws:
-        return OnDraws(self._needs_model(verb).rebind(*args, **kwargs))
+        rebound = self._needs_model(verb).rebind(*args, **kwargs)
+        return OnDraws(rebound.covering(self._params()) if rebound.endless else rebound)
 
     def _needs_model(self, verb: str) -> Marginal:
         if self.marginal is None:
@@ -219,15 +221,14 @@ def fit(
     `about["random_seed"]`. Warns with one `MarginaliaWarning` if anything is wrong with the result; `status`
     has the same sentences.
 
+    With `checkpoint`, a path, the state of the run is kept there, from inside warm-up too: after a kill or an
+    interrupt the same call goes on and ends in byte-identical draws, and once complete it gives them at once.
+
     Raises:
-        OptionError: The method or an option is not one.
+        OptionError: The method or an option is not one, or the checkpoint is of other options or another seed.
         DataError, ModelError, Refusal: The program or the data cannot be used; the message says why.
     """
     options = options_from(method)
-    if checkpoint is not None:
-        raise OptionError(
-            compose("checkpoints come with a later version", where="fit(checkpoint=)", remedy="leave it out.")
-        )
     if isinstance(model, Marginal):
         if args or kwargs:
             raise OptionError(
@@ -240,11 +241,22 @@ def fit(
         marginal = model
     else:
         marginal = marginalize(model, *args, **kwargs)
-    result = run(marginal, options, random_seed=random_seed, progressbar=progressbar)
+    result = run(marginal, options, random_seed=random_seed, progressbar=progressbar, checkpoint=checkpoint)
+    again = 0
+    while (covering := _covering(marginal, result)) is not marginal:
+        # What was cut off an endless support matters at some draw: once more with more of it.
+        marginal, again = covering, again + 1
+        own = None if checkpoint is None else f"{checkpoint}.{again}"
+        result = run(marginal, options, random_seed=random_seed, progressbar=progressbar, checkpoint=own)
     found = finish(marginal, result)
     if found.status:
         warnings.warn(MarginaliaWarning(" ".join(found.status)), stacklevel=2)
     return found
+
+
+def _covering(marginal: Marginal, result: Result) -> Marginal:
+    """The marginal that keeps as much of endless supports (a latent Poisson's, say) as the draws need."""
+    return marginal.covering(flatten(result.draws, marginal.program.latents)) if marginal.endless else marginal
 
 
 def finish(marginal: Marginal, result: Result) -> Fit:
@@ -278,6 +290,8 @@ def finish(marginal: Marginal, result: Result) -> Fit:
     groups["observed_data"] = {n: np.asarray(s.value) for n, s in marginal.program.observed.items()}
     attrs = {"inference_library": "marginalia", "method": result.method}
     tree = tidy.tree(marginal.program, groups, attrs)
+    for name, variables in result.groups.items():
+        tree[name] = tidy.variables(variables)
     return Fit(tree, draws, result.draws, status, notes, result.method, marginal, result, families, about, engine)
 
 
@@ -310,6 +324,7 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
         starts,
         tuple(about.pop("findings")),
         about.pop("info"),
+        {name: tidy.read_variables(tree.children[name]) for name in about.pop("groups", ())},
     )
     del tree.attrs[store.KEY]
     engine = None if marginal is None else OnDraws(marginal)

@@ -17,7 +17,7 @@ from marginalia.data_checks import check_arguments, check_observed
 from marginalia.errors import Refusal, compose
 from marginalia.jaxpr.known import known_values
 from marginalia.survey import Survey, bounds_from_parents, listed, refuse_support_from_discretes, survey
-from marginalia.tracing import peel, run_model
+from marginalia.tracing import is_discrete, peel, run_model
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Discrete(Site):
     """A discrete latent; `values` is its support.
 
     `bounds` are the smallest and the largest value of each element where these differ from element to element (a
-    binomial with its own count per row), None where all elements have the whole support.
+    binomial with its own count per row), None where all elements have the whole support. An `endless` one has no
+    largest value, and `values` are those that are kept.
     """
 
     values: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     bounds: tuple[np.ndarray, np.ndarray] | None = None
+    endless: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,13 @@ class Observed(Site):
 
 @dataclass(frozen=True)
 class Term:
-    """One array of log-probabilities: a site's, before its scale."""
+    """One array of log-probabilities: a site's, before its scale. `counts` means that none of them exceeds 0."""
 
     name: str
     kind: str
     shape: tuple[int, ...]
     scale: np.ndarray | float = 1.0
+    counts: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +153,18 @@ class Program:
         return {name: sites[name]["value"] for name in self.latents}
 
 
-def read(model: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Program:
+FIRST_CUT = 64
+
+
+def read(
+    model: Callable[..., Any],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    cuts: Mapping[str, int] | None = None,
+) -> Program:
     """Read a NumPyro program. Call inside `precision.float64()`.
+
+    `cuts` says how many values are kept of discretes that have no largest one.
 
     Raises `DataError` for unusable data, `ModelError` for a program that cannot be read, `Refusal` for a discrete
     whose support cannot be listed.
@@ -170,9 +183,10 @@ def read(model: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[
             fixed = fixed and support is not None
             latents[name] = Latent(name, site["shape"], site["dims"], support)
         elif site["kind"] == "discrete":
-            bounds = tables.bounds(name) or bounds_from_parents(model, args, kwargs, name, sites, discretes)
+            cut = (cuts or {}).get(name, FIRST_CUT) if site["endless"] else None
+            bounds = tables.bounds(name, cut) or bounds_from_parents(model, args, kwargs, name, sites, discretes)
             support_ = listed(name, site["shape"], bounds)
-            discretes[name] = Discrete(name, site["shape"], site["dims"], *support_)
+            discretes[name] = Discrete(name, site["shape"], site["dims"], *support_, site["endless"])
     observed = {}
     for name, site in sites.items():
         if site["kind"] == "observed":
@@ -202,7 +216,7 @@ def _density(
     survey: Survey,
 ) -> tuple[core.ClosedJaxpr, tuple[Term, ...]]:
     """Second pass: the jaxpr from latents and discretes to every site's elementwise log-probability."""
-    terms: list[tuple[str, str, tuple[int, ...]]] = []
+    terms: list[tuple[str, str, tuple[int, ...], bool]] = []
     scales: list[Any] = []
 
     def run(params: list[Any], states: list[Any]) -> list[Any]:
@@ -212,13 +226,15 @@ def _density(
         for name, site in sites.items():
             if site["type"] != "sample":
                 continue
-            outputs.append(_log_prob(name, site, discretes))
+            outputs.append(_log_prob(name, site, discretes, sites))
             kind = (
                 "factor"
                 if isinstance(site["fn"], dist.Unit)
                 else ("observed" if site["is_observed"] else "discrete" if name in discretes else "latent")
             )
-            terms.append((name, kind, tuple(np.shape(outputs[-1]))))
+            # A latent's probabilities sum to no more than 1 unless they are masked.
+            probability = is_discrete(site["fn"]) and (kind == "observed" or peel(site["fn"])[1] is None)
+            terms.append((name, kind, tuple(np.shape(outputs[-1])), probability))
             scales.append(site["scale"])
         traced = [s for s in scales if isinstance(s, jax.core.Tracer)]
         return [*outputs, *traced]
@@ -228,7 +244,7 @@ def _density(
     closed = jax.make_jaxpr(run)(floats, whole)
     extra = iter(known_values(closed)[len(terms) :])
     found: list[Term] = []
-    for (name, kind, shape), scale in zip(terms, scales, strict=True):
+    for (name, kind, shape, counts), scale in zip(terms, scales, strict=True):
         if isinstance(scale, jax.core.Tracer):
             lazy = next(extra)
             if lazy is None:
@@ -241,7 +257,7 @@ def _density(
                     )
                 )
             scale = lazy.get()
-        found.append(Term(name, kind, shape, 1.0 if scale is None else np.asarray(scale)))
+        found.append(Term(name, kind, shape, 1.0 if scale is None else np.asarray(scale), counts))
     jaxpr = (
         closed.jaxpr.replace(outvars=closed.jaxpr.outvars[: len(terms)], debug_info=None)
         if len(closed.jaxpr.outvars) > len(terms)
@@ -250,7 +266,16 @@ def _density(
     return core.ClosedJaxpr(jaxpr, closed.consts), tuple(found)
 
 
-def _log_prob(name: str, site: dict[str, Any], discretes: dict[str, Discrete]) -> Any:
+def _seen(name: str, sites: Mapping[str, Any]) -> Any:
+    """What was observed of a partly observed discrete: NumPyro splits it in two sites, and a deterministic of both."""
+    stem = name.removesuffix("_unobserved")
+    twin = sites.get(f"{stem}_observed")
+    if stem == name or twin is None or sites.get(stem, {}).get("type") != "deterministic":
+        return None
+    return twin["value"] if twin["type"] == "sample" and twin["is_observed"] else None
+
+
+def _log_prob(name: str, site: dict[str, Any], discretes: dict[str, Discrete], sites: Mapping[str, Any]) -> Any:
     fn, mask = peel(site["fn"])
     value = site["value"]
     if site["is_observed"] and not isinstance(fn, dist.Unit):
@@ -261,7 +286,10 @@ def _log_prob(name: str, site: dict[str, Any], discretes: dict[str, Discrete]) -
             value = jnp.where(shown, value, jnp.asarray(fn.support.feasible_like(value), value.dtype))
     log_prob = fn.log_prob(value)
     if mask is not None:
-        log_prob = jnp.where(mask, log_prob, jnp.zeros_like(log_prob))
+        seen = _seen(name, sites) if name in discretes else None
+        # Elements that were observed have one state, and count for nothing themselves.
+        masked = 0.0 if seen is None else jnp.where(value == seen, 0.0, -jnp.inf)
+        log_prob = jnp.where(mask, log_prob, jnp.broadcast_to(jnp.asarray(masked, log_prob.dtype), log_prob.shape))
     if name in discretes:
         # Elements of one site may have supports of different size (a binomial with its own n per row), and a mask
         # makes no value possible that is not.

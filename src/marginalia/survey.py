@@ -56,9 +56,14 @@ class Survey:
             found.append(value if isinstance(leaf, jax.core.Tracer) else leaf)
         return jax.tree.unflatten(structure, found)
 
-    def bounds(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Lower and upper bound of a discrete, None where they are computed from a latent."""
+    def bounds(self, name: str, cut: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lower and upper bound of a discrete, None where they are computed from a latent.
+
+        `cut` is how many values are kept of a discrete that has no largest one.
+        """
         low, high = self.known(("low", name)), self.known(("high", name))
+        if cut is not None and low is not None:
+            return low, low + (cut - 1)
         return None if low is None or high is None else (low, high)
 
 
@@ -137,7 +142,7 @@ def bounds_from_parents(
             model(*args, **kwargs)
         found: dict[tuple[str, ...], Any] = {}
         base, _ = peel(trace[name]["fn"])
-        _put_bounds(name, base, found.__setitem__)
+        _put_bounds(name, base, found.__setitem__, endless=False)
         return [jnp.asarray(found["low", name]), jnp.asarray(found["high", name])]
 
     parents = [(d.shape, d.values) for d in discretes.values()]
@@ -243,11 +248,28 @@ def _survey_site(
         for i, leaf in enumerate(leaves):
             put(("bound", name, str(i)), leaf)
         return
-    sites[name] = {"kind": "discrete", **common}
-    _put_bounds(name, base, put)
+    endless = ends_in_fall(base) and not hasattr(base.support, "upper_bound")
+    sites[name] = {"kind": "discrete", "endless": endless, **common}
+    _put_bounds(name, base, put, endless)
 
 
-def _put_bounds(name: str, base: Any, put: Callable[..., None]) -> None:
+ENDLESS = (dist.Poisson, dist.GammaPoisson, dist.GeometricProbs, dist.GeometricLogits)
+"""Families without a largest value whose probabilities end by falling at least geometrically (GammaPoisson is every
+negative binomial), so that what is cut off can be bounded by what is kept."""
+
+
+def ends_in_fall(fn: Any) -> bool:
+    """Whether a distribution, or what it inflates or expands, is one of `ENDLESS`."""
+    while True:
+        if isinstance(fn, ENDLESS):
+            return True
+        inner = getattr(fn, "base_dist", None)
+        if inner is None:
+            return False
+        fn = inner
+
+
+def _put_bounds(name: str, base: Any, put: Callable[..., None], endless: bool) -> None:
     support = base.support
     if base.event_shape:
         raise Refusal(
@@ -264,12 +286,15 @@ def _put_bounds(name: str, base: Any, put: Callable[..., None]) -> None:
     elif hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
         put(("low", name), support.lower_bound)
         put(("high", name), support.upper_bound)
+    elif endless and hasattr(support, "lower_bound"):
+        put(("low", name), support.lower_bound)
     else:
         raise Refusal(
             compose(
                 f"a latent {type(base).__name__} has infinitely many states",
                 where=f"site '{name}'",
-                expected="a discrete with a finite support (Categorical, Bernoulli, Binomial, DiscreteUniform, ...)",
+                expected="a discrete with a finite support (Categorical, Bernoulli, Binomial, DiscreteUniform, ...), "
+                "or a Poisson, negative binomial or geometric one, plain, zero-inflated or with a hurdle",
                 got=str(support),
                 remedy="cut it where the lost mass does not matter: `dist.Categorical(logits=dist."
                 f"{type(base).__name__}(...).log_prob(jnp.arange(K)))` with K large enough.",

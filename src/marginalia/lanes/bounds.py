@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limits:
-    """States of one clique, and numbers in one table."""
+    """States of one clique, numbers in one table, and the part of a sum over endless support that may be lost."""
 
     max_states: int = 2**20
     max_numbers: int = 2**28
+    max_lost: float = 1e-12
 
 
 @dataclass
@@ -52,11 +53,14 @@ def context() -> Context | None:
 
 
 @contextlib.contextmanager
-def limits(*, max_states: int | None = None, max_numbers: int | None = None) -> Iterator[Limits]:
+def limits(
+    *, max_states: int | None = None, max_numbers: int | None = None, max_lost: float | None = None
+) -> Iterator[Limits]:
     """Allow larger (or smaller) tables while a model is marginalised.
 
     `max_states` bounds the joint states of the discretes that one term reads together; `max_numbers` bounds the
-    numbers held in one table.
+    numbers held in one table; `max_lost` bounds, relative to each sum, what may be lost where a discrete without a
+    largest value (Poisson, negative binomial, geometric) is cut.
 
     >>> with mg.limits(max_states=2**24):
     ...     marginal = mg.marginalize(model, y)
@@ -64,11 +68,14 @@ def limits(*, max_states: int | None = None, max_numbers: int | None = None) -> 
     for name, value in (("max_states", max_states), ("max_numbers", max_numbers)):
         if value is not None and value < 1:
             raise OptionError(compose(f"{name} is {value}", expected="a whole number of at least 1"))
+    if max_lost is not None and not 0.0 < max_lost < 1.0:
+        raise OptionError(compose(f"max_lost is {max_lost}", expected="a number between 0 and 1, both excluded"))
     old = _limits.get()
     token = _limits.set(
         Limits(
             old.max_states if max_states is None else max_states,
             old.max_numbers if max_numbers is None else max_numbers,
+            old.max_lost if max_lost is None else max_lost,
         )
     )
     try:

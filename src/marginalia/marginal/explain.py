@@ -11,11 +11,12 @@ from marginalia.marginal.chain import Chains
 from marginalia.marginal.count import Counted
 
 if TYPE_CHECKING:
+    from marginalia.marginal.cut import Cuts
     from marginalia.marginal.kernel import Kernel
 
 
-def explain(kernel: Kernel) -> str:
-    """What is summed out, how, and what one evaluation costs."""
+def explain(kernel: Kernel, cuts: Cuts) -> str:
+    """What is summed out, how, and what one evaluation costs; `cuts` says what is lost of endless supports."""
     program, plan = kernel.program, kernel.plan
     numbers = sum(math.prod(s.shape) for s in program.latents.values())
     lines = [
@@ -31,7 +32,10 @@ def explain(kernel: Kernel) -> str:
     for i, (name, site) in enumerate(program.discretes.items()):
         low, high = site.values[0], site.values[-1]
         size = " x ".join(f"{n} {d}" for n, d in zip(site.shape, site.dims, strict=True)) or "one value"
-        line = f"{size}, {len(site.values)} states ({low} to {high}); {strategy(kernel, i)}"
+        states = f"{len(site.values)} states ({low} to {high})"
+        if name in cuts.lost:
+            states = f"{low}, {low + 1}, ... cut after {high}: {cuts.lost[name].words(cuts.most)}"
+        line = f"{size}, {states}; {strategy(kernel, i)}"
         alike.setdefault(line, []).append(name)
     for line, names in alike.items():
         who = ", ".join(names) if len(names) <= 4 else f"{names[0]}, ..., {names[-1]} ({len(names)} sites)"

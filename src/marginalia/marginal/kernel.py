@@ -78,7 +78,8 @@ class Kernel:
         self.component_scale = _component_scale(program, graph, [f for f in self.factors if f[2].lanes])
         self.units, self.leftovers = find_units(program, graph, self.factors)
 
-    def _tabulate(self, params: Mapping[str, Any], data: Any) -> list[Factor]:
+    def tabulate(self, params: Mapping[str, Any], data: Any) -> list[Factor]:
+        """All factors as tables, under the limits that held when the program was read."""
         register = Register(int(self.states.offsets[-1]), closed=not self.counting)
         with bounds.under(self.limits):
             return tabulate(self.program, self.states, params, data, register)
@@ -90,7 +91,7 @@ class Kernel:
 
     def log_density(self, params: Mapping[str, Any], data: Any) -> Any:
         """log p(observed, params), the discretes summed out; a scalar, no Jacobian."""
-        factors = self._tabulate(params, data)
+        factors = self.tabulate(params, data)
         total = sum((_total(f) for f in factors if not f.value.lanes), jnp.zeros(()))
         tables = _tables(factors)
         scales = [f.scale for f in factors if f.value.lanes]
@@ -102,7 +103,7 @@ class Kernel:
 
     def log_likelihood(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
         """Per independent unit after the sum: log p(unit | params), before any scale."""
-        factors = self._tabulate(params, data)
+        factors = self.tabulate(params, data)
         kinds = [self.program.terms[f.term].kind for f in factors]
         laned = [(f, k) for f, k in zip(factors, kinds, strict=True) if f.value.lanes]
         tables = _tables(factors)
@@ -143,7 +144,7 @@ class Kernel:
     # ---- recovery -------------------------------------------------------------------------------------------
 
     def _eliminate(self, params: Mapping[str, Any], data: Any, semiring: Semiring, unary: Any = None) -> Eliminated:
-        factors = self._tabulate(params, data)
+        factors = self.tabulate(params, data)
         return eliminate(self.plan, _tables(factors), semiring, unary)
 
     def posterior(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class Kernel:
 
     def clamped(self, params: Mapping[str, Any], data: Any, unary: Any) -> Any:
         """The log density with `unary` (discretes x states) added; -inf forbids a state. No scale is applied."""
-        factors = self._tabulate(params, data)
+        factors = self.tabulate(params, data)
         tables = _tables(factors)
         total = sum((jnp.sum(materialize(f.value).array) for f in factors if not f.value.lanes), jnp.zeros(()))
         for index, elements, values in constants_of(self.plan.graph, tables):
@@ -198,7 +199,7 @@ class Kernel:
 
     def site_densities(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
         """{site: its best log-probability per element over the states of its discretes}, to find what is not finite."""
-        factors = self._tabulate(params, data)
+        factors = self.tabulate(params, data)
         result: dict[str, Any] = {}
         for f in factors:
             if f.axes:

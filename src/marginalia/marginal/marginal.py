@@ -12,7 +12,9 @@ import numpy as np
 import numpyro
 from numpyro import handlers
 
-from marginalia.errors import ModelError, compose
+from marginalia.errors import ModelError, Refusal, compose
+from marginalia.lanes import bounds
+from marginalia.marginal.cut import LONGEST, Cuts, losses, lost_mass
 from marginalia.marginal.explain import explain
 from marginalia.marginal.kernel import Kernel
 from marginalia.precision import float64
@@ -30,7 +32,12 @@ def marginalize(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Margina
     >>> marginal.posterior({"w": [0.3, 0.7], "mu": [0.0, 5.0]})["z"]     # (rows, 2)
     """
     with float64():
-        return Marginal(read(model, args, kwargs))
+        marginal = Marginal(read(model, args, kwargs))
+        return _cut_by_prior(marginal) if marginal.endless else marginal
+
+
+PRIOR_POINTS = 64
+"""Draws from the prior that decide the first cut of an endless discrete: the likeliest quarter must lose nothing."""
 
 
 class Marginal:
@@ -38,11 +45,21 @@ class Marginal:
 
     `params` always maps the continuous latents' site names to constrained values. Results are NumPy arrays in
     float64, unless called inside a JAX transformation. Also a kernel of pure functions for inference (`kernel`).
+
+    A discrete without a largest value (Poisson, say) is cut. Each call checks what the cut loses at its parameters and
+    keeps more values where that is needed, so `program` and `kernel` may be replaced by wider ones. Inside a JAX
+    transformation nothing can be checked: see `covering`.
     """
 
     def __init__(self, program: Program):
         self.program = program
         self.kernel = Kernel(program)
+        self.cuts = Cuts({}, self.kernel.limits.max_lost)
+
+    @property
+    def endless(self) -> bool:
+        """Whether some discrete has no largest value, so that its support is cut."""
+        return any(d.endless for d in self.program.discretes.values())
 
     def __repr__(self) -> str:
         discretes = ", ".join(self.program.discretes) or "none"
@@ -53,18 +70,71 @@ class Marginal:
 
     def rebind(self, *args: Any, **kwargs: Any) -> Marginal:
         """The same model on other data."""
-        return marginalize(self.program.model, *args, **kwargs)
+        if not self.endless:
+            return marginalize(self.program.model, *args, **kwargs)
+        kept = {name: len(d.values) for name, d in self.program.discretes.items() if d.endless}
+        with float64():
+            return Marginal(read(self.program.model, args, kwargs, kept))
 
     @functools.cached_property
     def _compiled(self) -> dict[str, Callable[..., Any]]:
         verbs = ("log_density", "log_likelihood", "posterior", "sample", "mode", "site_densities")
         return {verb: jax.jit(getattr(self.kernel, verb)) for verb in verbs}
 
+    @functools.cached_property
+    def _lost(self) -> Callable[..., Any]:
+        def one(params: dict[str, Any], data: Any) -> Any:
+            return lost_mass(self.kernel, params, data), self.kernel.log_density(params, data)
+
+        return jax.jit(lambda points, data: jax.lax.map(lambda p: one(p, data), points))
+
+    def _wider(self, cuts: dict[str, int]) -> Marginal:
+        program = self.program
+        with bounds.under(self.kernel.limits):
+            return Marginal(read(program.model, program.args, program.kwargs, cuts))
+
+    def covering(self, params: Mapping[str, Any]) -> Marginal:
+        """This marginal, or one that keeps more values of its endless discretes, as far as `params` need them.
+
+        `params` are many points, `{site: (points, *site shape)}`. What the cut loses at any of them is at most
+        `mg.limits(max_lost=...)` afterwards, and is in `cuts`. Raises `Refusal` where no cut is wide enough.
+        """
+        if not self.endless:
+            return self
+        with float64():
+            points = {name: jnp.asarray(params[name], float) for name in self.program.latents}
+            if not points:
+                points = {"": jnp.zeros(1)}
+            found, _ = self._lost(points, self.kernel.data)
+            self.cuts = losses(self.kernel, found)
+            if self.cuts.settled:
+                return self
+            wider = self.cuts.wider()
+            if max(wider.values()) > LONGEST:
+                if self.cuts.accepted:
+                    return self
+                raise self.cuts.refusal(f"more than {LONGEST} are not tried")
+            try:
+                return self._wider(wider).covering(params)
+            except Refusal as refusal:
+                if self.cuts.accepted:
+                    return self
+                raise self.cuts.refusal(f"with {max(wider.values())}: {refusal}") from refusal
+
+    def _adopt(self, other: Marginal) -> None:
+        """Become the wider marginal that `covering` gave."""
+        if other is not self:
+            self.program, self.kernel, self.cuts = other.program, other.kernel, other.cuts
+            for cached in ("_compiled", "_lost"):
+                self.__dict__.pop(cached, None)
+
     def _call(self, verb: str, params: Mapping[str, Any], *extra: Any) -> Any:
         with float64():
             values = self._checked(params)
             if any(isinstance(v, jax.core.Tracer) for v in values.values()):
                 return getattr(self.kernel, verb)(values, self.kernel.data, *extra)
+            if self.endless:
+                self._adopt(self.covering({name: value[None] for name, value in values.items()}))
             result = self._compiled[verb](values, self.kernel.data, *extra)
             if isinstance(result, dict):  # jit sorts the names; give them back in the program's order
                 order = [*self.program.discretes, *(u.name for u in self.kernel.units)]
@@ -150,7 +220,7 @@ class Marginal:
 
     def explain(self) -> str:
         """The plan in words: each discrete, how it is summed, table sizes and cost of one evaluation."""
-        return explain(self.kernel)
+        return explain(self.kernel, self.cuts)
 
     @property
     def model(self) -> Callable[[], None]:
@@ -182,6 +252,25 @@ class Marginal:
             numpyro.factor("marginalised", density.astype(jnp.result_type(float)) - own)
 
         return marginal
+
+
+def _cut_by_prior(marginal: Marginal) -> Marginal:
+    """A first cut, that loses nothing at the likeliest of some draws from the prior; later calls check themselves."""
+    kernel = marginal.kernel
+    keys = jax.random.split(jax.random.key(0), PRIOR_POINTS)
+    points = jax.jit(jax.vmap(kernel.prior))(keys) if marginal.program.latents else {"": jnp.zeros(PRIOR_POINTS)}
+    while True:
+        found, density = marginal._lost(points, marginal.kernel.data)
+        best = np.argsort(-np.nan_to_num(np.asarray(density), nan=-np.inf), kind="stable")[: PRIOR_POINTS // 4]
+        found = {name: tuple(bound[best] for bound in of) for name, of in found.items()}
+        marginal.cuts = losses(marginal.kernel, found)
+        wider = marginal.cuts.wider()
+        if marginal.cuts.settled or max(wider.values()) > LONGEST:
+            return marginal
+        try:
+            marginal = marginal._wider(wider)
+        except Refusal:
+            return marginal
 
 
 def _own_log_prob(site: dict[str, Any]) -> Any:

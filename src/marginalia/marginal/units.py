@@ -64,7 +64,7 @@ def find_units(program: Program, graph: Graph, factors: Parts) -> tuple[tuple[Un
         alone = np.flatnonzero(first < 0)
         first[alone] = count + np.arange(len(alone))
         count += len(alone)
-        read = [_components_read(graph, factors[f][2]) for f in own]
+        read = [components_read(graph, factors[f][2]) for f in own]
         members[t] = first if not any(factors[f][1] for f in own) else np.concatenate([*read, first[alone]])
         for f in own:
             leftovers.extend(_leftovers(f, factors[f], silent.get(f, []), term.shape, first))
@@ -113,7 +113,7 @@ def _first_components(graph: Graph, own: Parts, shape: tuple[int, ...]) -> np.nd
     return found
 
 
-def _components_read(graph: Graph, scope: Scope) -> np.ndarray:
+def components_read(graph: Graph, scope: Scope) -> np.ndarray:
     ids = np.concatenate([np.zeros(0, np.int64), *(np.unique(lane.ids) for lane in scope.lanes)]).astype(np.int64)
     return graph.component[ids[ids >= 0]]
 
