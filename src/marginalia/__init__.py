@@ -13,12 +13,13 @@ from marginalia.errors import DataError, FitError, MarginaliaError, ModelError, 
 if TYPE_CHECKING:
     from marginalia.checks import Finding, Findings, check
     from marginalia.fitting import Fit, fit, load
-    from marginalia.infer.options import MAP, NUTS, Auto, Laplace
+    from marginalia.infer.options import ADVI, MAP, NUTS, Auto, Laplace
     from marginalia.marginal import Marginal, Verification, limits, marginalize, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ADVI",
     "MAP",
     "NUTS",
     "Auto",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ADVI": "marginalia.infer.options",
     "Auto": "marginalia.infer.options",
     "Laplace": "marginalia.infer.options",
     "MAP": "marginalia.infer.options",

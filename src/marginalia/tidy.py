@@ -88,6 +88,19 @@ def dataset(arrays: dict[str, xr.DataArray]) -> xr.DataTree:
     return xr.DataTree(xr.Dataset(arrays))
 
 
+def variables(values: dict[str, tuple[tuple[str, ...], np.ndarray]]) -> xr.DataTree:
+    """A group of arrays with the axes that they name; one named like its only axis labels that axis."""
+    import xarray as xr
+
+    return xr.DataTree(xr.Dataset(values))
+
+
+def read_variables(tree: xr.DataTree) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """What `variables` was given."""
+    found = {**tree.data_vars, **tree.coords}
+    return {str(name): (tuple(map(str, value.dims)), np.asarray(value.values)) for name, value in found.items()}
+
+
 def arguments(values: list[np.ndarray]) -> xr.DataTree:
     """A model's arguments as variables arg0, arg1, ..."""
     import xarray as xr

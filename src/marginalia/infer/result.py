@@ -11,6 +11,9 @@ MAXIMUM = "maximum"
 UNBOUNDED = "unbounded"
 UNFINISHED = "unfinished"
 
+type Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
+"""Names of axes and array of each variable; one named like its only axis labels that axis."""
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -69,6 +72,7 @@ class Result:
         starts: The modes found at the start, or None for a method without starts.
         findings: Plain sentences on what is wrong and what to do; empty when nothing is.
         info: Seconds, step sizes, gradient norms and the like; only JSON types.
+        groups: What else the method hands out, each a group of the fit's `data` that is saved and loaded with it.
     """
 
     method: str
@@ -77,3 +81,4 @@ class Result:
     starts: Starts | None = None
     findings: tuple[str, ...] = ()
     info: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, Variables] = field(default_factory=dict)

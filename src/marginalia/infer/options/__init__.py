@@ -5,9 +5,10 @@ They load no JAX, so that `mg.NUTS(draws=500)` costs nothing.
 
 from __future__ import annotations
 
+from marginalia.infer.options.advi import ADVI
 from marginalia.infer.options.auto import Auto
 from marginalia.infer.options.laplace import Laplace
 from marginalia.infer.options.map import MAP
 from marginalia.infer.options.nuts import NUTS
 
-__all__ = ["MAP", "NUTS", "Auto", "Laplace"]
+__all__ = ["ADVI", "MAP", "NUTS", "Auto", "Laplace"]
