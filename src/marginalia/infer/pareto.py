@@ -28,4 +28,5 @@ def k_hat(log_ratios: np.ndarray) -> float:
         return float("-inf")  # the ratios are all alike: the approximation is exact
     # A ratio of zero has no logarithm; far below the tail that is fitted, any number does.
     lowest = np.min(flat[np.isfinite(flat)])
-    return float(array_stats.psislw(np.where(np.isfinite(flat), flat, lowest - 50.0))[1])
+    # ArviZ takes log likelihoods, of which the log ratios of leave-one-out are the negatives.
+    return float(array_stats.psislw(-np.where(np.isfinite(flat), flat, lowest - 50.0))[1])
