@@ -47,6 +47,14 @@ def hmc(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dic
     return tuple(out)
 
 
+def chains(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dict[str, Any]) -> tuple[str, ...]:
+    """Judge chains of which only the draws tell anything; arguments and sentences as in `hmc`."""
+    length = np.shape(next(iter(draws.values())))[1]
+    if length < 4:
+        return (f"Only {length} draws per chain: convergence cannot be judged. Ask for more draws.",)
+    return tuple(mixing(draws))
+
+
 def convergence(draws: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """R-hat, bulk and tail effective sample size of each element: `{site: three arrays of the site's shape}`.
 
