@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marginalia.errors import OptionError, compose
-from marginalia.infer import advi, check, laplace, nuts
+from marginalia.infer import advi, check, laplace, nuts, smc
 from marginalia.infer import map as map_
 from marginalia.infer.checkpoint import NOWHERE, Nowhere, OnDisk, identify, open_checkpoint
-from marginalia.infer.options import ADVI, MAP, NUTS, Auto, Laplace
+from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Laplace
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import make_progress
 from marginalia.infer.result import Result
@@ -55,12 +55,13 @@ METHODS: dict[str, Method] = {
     "advi": Method(ADVI, advi.run, advi.judge, _always),
     "nuts": Method(NUTS, nuts.run, check.hmc, _always, resumes=True),
     "laplace": Method(Laplace, laplace.run, laplace.judge, _always),
+    "smc": Method(SMC, smc.run, smc.judge, _always, resumes=True),
     "map": Method(MAP, map_.run, _nothing, lambda options: options.jacobian),
 }
 AUTO = "nuts"
 COMPLETE = "complete"
 
-type Options = ADVI | NUTS | Laplace | MAP | Auto
+type Options = ADVI | NUTS | SMC | Laplace | MAP | Auto
 
 
 def options_from(method: str | Options) -> Options:

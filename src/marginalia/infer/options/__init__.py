@@ -10,5 +10,6 @@ from marginalia.infer.options.auto import Auto
 from marginalia.infer.options.laplace import Laplace
 from marginalia.infer.options.map import MAP
 from marginalia.infer.options.nuts import NUTS
+from marginalia.infer.options.smc import SMC
 
-__all__ = ["ADVI", "MAP", "NUTS", "Auto", "Laplace"]
+__all__ = ["ADVI", "MAP", "NUTS", "SMC", "Auto", "Laplace"]
