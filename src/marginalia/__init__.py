@@ -13,7 +13,7 @@ from marginalia.errors import DataError, FitError, MarginaliaError, ModelError, 
 if TYPE_CHECKING:
     from marginalia.checks import Finding, Findings, check
     from marginalia.fitting import Fit, fit, load
-    from marginalia.infer.options import ADVI, MAP, NUTS, Auto, Laplace
+    from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Laplace
     from marginalia.marginal import Marginal, Verification, limits, marginalize, verify
 
 __version__ = "0.1.0"
@@ -22,6 +22,7 @@ __all__ = [
     "ADVI",
     "MAP",
     "NUTS",
+    "SMC",
     "Auto",
     "DataError",
     "Finding",
@@ -50,6 +51,7 @@ _HOMES = {
     "Laplace": "marginalia.infer.options",
     "MAP": "marginalia.infer.options",
     "NUTS": "marginalia.infer.options",
+    "SMC": "marginalia.infer.options",
     "Finding": "marginalia.checks",
     "Findings": "marginalia.checks",
     "check": "marginalia.checks",
