@@ -16,6 +16,7 @@ from marginalia import compare, labels, store, tidy
 from marginalia import membership as memberships
 from marginalia import predict as prediction
 from marginalia.density import density
+from marginalia.evidence import LogEvidence, evidence_of
 from marginalia.errors import FitError, MarginaliaWarning, OptionError, compose
 from marginalia.infer import Mode, Result, Starts, check, judge, options_from, run
 from marginalia.marginal import Marginal, marginalize
@@ -116,6 +117,17 @@ class Fit:
     def density(self) -> xr.Dataset:
         """p(y | data) on a grid, its 89 % band and each component's part: what `plot.density()` draws."""
         return self._density
+
+    @property
+    def log_evidence(self) -> LogEvidence:
+        """Log of p(data), the parameters integrated out too, with its standard error.
+
+        Where the program has factors, it is that of the prior times its factors, whose own integral need not be one.
+
+        Raises:
+            FitError: The method estimates no evidence.
+        """
+        return evidence_of(self.result)
 
     @property
     def plot(self) -> Plots:
