@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,14 +253,17 @@ def fit(
         marginal = model
     else:
         marginal = marginalize(model, *args, **kwargs)
-    result = run(marginal, options, random_seed=random_seed, progressbar=progressbar, checkpoint=checkpoint)
-    again = 0
-    while (covering := _covering(marginal, result)) is not marginal:
+    again, own = 0, checkpoint
+    while True:
+        engine = OnDraws(marginal)
+        asked = {"random_seed": random_seed, "progressbar": progressbar, "checkpoint": own}
+        result = run(marginal, options, **asked, one_labelling=partial(_one_labelling, engine))
+        if (covering := _covering(marginal, result)) is marginal:
+            break
         # What was cut off an endless support matters at some draw: once more with more of it.
         marginal, again = covering, again + 1
         own = None if checkpoint is None else f"{checkpoint}.{again}"
-        result = run(marginal, options, random_seed=random_seed, progressbar=progressbar, checkpoint=own)
-    found = finish(marginal, result)
+    found = finish(marginal, result, engine)
     if found.status:
         warnings.warn(MarginaliaWarning(" ".join(found.status)), stacklevel=2)
     return found
@@ -271,9 +274,15 @@ def _covering(marginal: Marginal, result: Result) -> Marginal:
     return marginal.covering(flatten(result.draws, marginal.program.latents)) if marginal.endless else marginal
 
 
-def finish(marginal: Marginal, result: Result) -> Fit:
+def _one_labelling(engine: OnDraws, draws: dict[str, np.ndarray], lp: np.ndarray) -> dict[str, np.ndarray]:
+    """The same draws under one labelling, as `finish` will have them."""
+    families = labels.find_exchangeable(engine, flatten(draws, engine.program.latents))
+    return labels.relabel(engine, draws, lp, families).draws if families else draws
+
+
+def finish(marginal: Marginal, result: Result, engine: OnDraws | None = None) -> Fit:
     """Make the Fit of a Result: relabel where labels are exchangeable, check again, build the tree."""
-    engine = OnDraws(marginal)
+    engine = OnDraws(marginal) if engine is None else engine
     draws, status = result.draws, result.findings
     notes: tuple[str, ...] = ()
     chains, length = np.shape(next(iter(draws.values())))[:2]
@@ -287,6 +296,8 @@ def finish(marginal: Marginal, result: Result) -> Fit:
         draws = relabelled.draws
         status = _checked_again(result, draws)
         notes = _words(relabelled)
+    if "choice" in result.info:
+        notes = (result.info["choice"], *notes)
     model = marginal.program.model
     about: dict[str, Any] = {
         "random_seed": result.info.get("random_seed"),

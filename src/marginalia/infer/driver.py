@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marginalia.errors import OptionError, compose
-from marginalia.infer import advi, check, laplace, nuts, smc
+from marginalia.infer import advi, auto, check, laplace, nuts, smc
 from marginalia.infer import map as map_
 from marginalia.infer.checkpoint import NOWHERE, Nowhere, OnDisk, identify, open_checkpoint
 from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Laplace
-from marginalia.infer.problem import Problem
+from marginalia.infer.problem import Labelling, Problem
 from marginalia.infer.progress import make_progress
 from marginalia.infer.result import Result
 from marginalia.precision import float64
@@ -52,13 +52,13 @@ def _nothing(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options
 
 # A new method: a module with `run(problem, options, rng, progress) -> Result`, an options class, a line here.
 METHODS: dict[str, Method] = {
+    "auto": Method(Auto, auto.run, _nothing, _always, resumes=True),  # its result is that of the method it chose
     "advi": Method(ADVI, advi.run, advi.judge, _always),
     "nuts": Method(NUTS, nuts.run, check.hmc, _always, resumes=True),
     "laplace": Method(Laplace, laplace.run, laplace.judge, _always),
     "smc": Method(SMC, smc.run, smc.judge, _always, resumes=True),
     "map": Method(MAP, map_.run, _nothing, lambda options: options.jacobian),
 }
-AUTO = "nuts"
 COMPLETE = "complete"
 
 type Options = ADVI | NUTS | SMC | Laplace | MAP | Auto
@@ -74,7 +74,7 @@ def options_from(method: str | Options) -> Options:
         >>> options_from("nuts").draws
         1000
     """
-    classes: dict[str, type] = {"auto": Auto} | {name: entry.options for name, entry in METHODS.items()}
+    classes = {name: entry.options for name, entry in METHODS.items()}
     if isinstance(method, str) and method in classes:
         return classes[method]()
     if not isinstance(method, str) and type(method) in classes.values():
@@ -98,6 +98,7 @@ def run(
     random_seed: int | None = None,
     progressbar: bool = True,
     checkpoint: str | Path | None = None,
+    one_labelling: Labelling | None = None,
 ) -> Result:
     """Infer the continuous latents of a marginal.
 
@@ -109,6 +110,7 @@ def run(
         progressbar: Show progress on standard error.
         checkpoint: A file that keeps the state of the run. The same call goes on from there and ends in the same
             draws, byte for byte; when the run is complete it gives them at once.
+        one_labelling: How draws are put under one labelling before a method judges them (see `Problem`).
 
     Raises:
         DataError: The checkpoint is damaged, cannot be written, or is of another model, of other data or versions.
@@ -116,8 +118,6 @@ def run(
         FitError: There are no continuous latents, or no start has a finite density.
     """
     chosen = options_from(options)
-    if isinstance(chosen, Auto):
-        chosen = METHODS[AUTO].options()
     method = next(entry for entry in METHODS.values() if isinstance(chosen, entry.options))
     begun = time.perf_counter()
     kept, seed = _opened(checkpoint, marginal, chosen, random_seed)
@@ -125,7 +125,7 @@ def run(
         done = kept.part(COMPLETE).load()
         if done is not None:
             return done
-        problem = Problem(marginal, jacobian=method.jacobian(chosen))
+        problem = Problem(marginal, jacobian=method.jacobian(chosen), one_labelling=one_labelling)
         progress = make_progress(progressbar)
         more = (kept,) if method.resumes else ()
         try:

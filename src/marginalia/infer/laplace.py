@@ -20,16 +20,17 @@ import numpy as np
 from scipy.special import gammaln, logsumexp
 
 from marginalia.errors import FitError, compose
-from marginalia.infer import check, modes, starts
+from marginalia.infer import check, modes
+from marginalia.infer.checkpoint import NOWHERE
 from marginalia.infer.curvature import MOST_DIMENSIONS
 from marginalia.infer.densities import Densities
 from marginalia.infer.options import Laplace
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
 from marginalia.infer.result import UNBOUNDED, Result
+from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
-START_STEPS = 500
 PILOT = 1000  # proposals that say where the chains begin, and how well the proposals fit
 LARGEST_K_HAT = 0.7
 FEWEST_DF = 5.0
@@ -94,10 +95,7 @@ def run(problem: Problem, options: Laplace, rng: np.random.Generator, progress: 
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(in_float64(densities.compile))
         clock = time.perf_counter()
-        found = starts.find(problem, options.starts, START_STEPS, rng, progress)
-        if found.interrupted:
-            raise KeyboardInterrupt
-        weighed = modes.weigh(found)
+        weighed = search(problem, options.starts, rng, progress, NOWHERE)
         proposal = propose(problem, weighed, options.df)
         seconds_starts = time.perf_counter() - clock
         compiling.result()

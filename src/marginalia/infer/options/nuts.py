@@ -20,7 +20,7 @@ class NUTS:
         target_accept: Acceptance rate that the step size aims at; nearer to 1 means smaller steps.
         max_tree_depth: A trajectory has at most `2**max_tree_depth - 1` steps.
         metric: What the tuning adapts: `"diagonal"`, one scale for each parameter, or `"dense"`, correlations as
-            well. Both begin with the curvature at the mode.
+            well. Both begin with the curvature at the mode. None means dense up to 300 parameters.
         starts: Number of optimisations that look for the starting point. None means 64, fewer where one
             evaluation reads a great many data.
         max_draws: If given, sampling goes on until the judge is content: up to so many draws per chain, twice as
@@ -39,7 +39,7 @@ class NUTS:
     chains: int = 4
     target_accept: float = 0.8
     max_tree_depth: int = 10
-    metric: str = "diagonal"
+    metric: str | None = None
     starts: int | None = None
     max_draws: int | None = None
 
@@ -50,5 +50,6 @@ class NUTS:
         whole(self, "max_tree_depth", 1)
         whole(self, "starts", 1, or_none=True)
         whole(self, "max_draws", 1, or_none=True)
-        one_of(self, "metric", METRICS)
+        if self.metric is not None:
+            one_of(self, "metric", METRICS)
         fraction(self, "target_accept")

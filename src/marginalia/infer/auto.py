@@ -1,0 +1,122 @@
+"""The choice of a method, by what is measured on the way: modes, their masses, and how Laplace's proposals fit.
+
+1. Starts find the modes, and their curvature weighs them.
+2. Where there is a shape to propose from, and parameters are few, a thousand proposals of Laplace are
+   tried: their Pareto k-hat and their efficiency say whether they would do.
+3. **Laplace**, if they fit (k-hat at most 0.5, at least a tenth as good as independent draws, and more than one
+   start agrees on the mode) and it pays: many data, so that a gradient is dear, or several modes, which
+   independent proposals visit in proportion to their mass, and a chain does not.
+4. Else **SMC**, where several distinct modes have comparable mass.
+5. Else **NUTS**, which runs on until the judge is content, up to a stated number of draws.
+
+A draw of NUTS needs some ten gradients, one after another; a draw of Laplace one density, all at the same time.
+With few data both take less than the compilation, and NUTS also finds its way to places that no start has seen,
+so it is preferred there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from marginalia.infer import laplace, modes, nuts
+from marginalia.infer.checkpoint import NOWHERE, Checkpoint
+from marginalia.infer.densities import Densities
+from marginalia.infer.options import NUTS, Auto, Laplace
+from marginalia.infer.problem import Problem
+from marginalia.infer.progress import Progress
+from marginalia.infer.result import Result
+from marginalia.infer.search import search
+from marginalia.precision import in_float64
+
+MANY_DATA = 5_000  # numbers that one evaluation reads: from here on gradients are dear
+MOST_DIMENSIONS = 50  # independent proposals in more are mostly refused
+LARGEST_K_HAT = 0.5  # of a pilot: stricter than the 0.7 that a finished run must keep
+LEAST_EFFICIENCY = 0.1
+USUAL_EFFICIENCY = 0.25  # below it, more proposals are made, to give as many effective draws
+FEWEST_AGREEING = 2  # starts that must have reached the mode
+
+
+def run(
+    problem: Problem,
+    options: Auto,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint = NOWHERE,
+) -> Result:
+    """Choose a method and draw from the posterior; `info["choice"]` says which, and why.
+
+    Raises:
+        FitError: No start has a finite density.
+        KeyboardInterrupt: Stopped by the user before there was one draw.
+    """
+    sampler = nuts.Sampler(problem, _nuts(options))
+    densities = Densities(problem)
+    many = problem.data_size >= MANY_DATA
+    tries = problem.dimension <= MOST_DIMENSIONS
+    with ThreadPoolExecutor(1) as pool:
+        # What will most likely be needed compiles while the starts run.
+        compiling = [pool.submit(in_float64(densities.compile))] if tries else []
+        compiling += [] if many and tries else [pool.submit(in_float64(sampler.compile))]
+        clock = time.perf_counter()
+        weighed = search(problem, options.starts, rng, progress, checkpoint.part("modes"))
+        seconds_starts = time.perf_counter() - clock
+        for job in compiling:
+            job.result()
+    # The pilot has randomness of its own: a resumed run tries the same proposals.
+    own, rng = rng.spawn(2)
+    proposal = laplace.propose(problem, weighed, None) if weighed.comparable and tries else None
+    tried = laplace.pilot(proposal, densities, own) if proposal else None
+    several = len(weighed.comparable) > 1
+    reasons = _measured(problem, weighed, tried)
+    result = None
+    if proposal and tried and (many or several) and _fits(weighed, tried):
+        more = max(1, int(np.ceil(USUAL_EFFICIENCY / tried.efficiency)))
+        chosen = Laplace(options.draws * more, options.chains, starts=options.starts)
+        result = laplace.sample(problem, chosen, weighed, proposal, tried, densities, rng, progress)
+        reasons.append("its proposals fit" + (", and visit each mode as often as it deserves" if several else ""))
+        if result.findings and not result.info["interrupted"]:
+            reasons.append("but a whole run of Laplace did not do")
+            result = None
+    if result is None:
+        result = nuts.sample(problem, sampler, weighed, rng, progress, checkpoint)
+        if not many:
+            reasons.append("with so few data gradients are cheap")
+    made = next(iter(result.draws.values())).shape[1]
+    if made > options.draws:
+        reasons.append(f"{made} draws a chain, not {options.draws}, to have enough effective ones")
+    info = {
+        **result.info,
+        "choice": f"{result.method} was chosen: {'; '.join(reasons)}.",
+        "k_hat": tried.k_hat if tried and result.method != "laplace" else result.info.get("k_hat"),
+        "seconds_starts": seconds_starts,
+    }
+    return dataclasses.replace(result, info=info)
+
+
+def _fits(weighed: modes.Modes, tried: laplace.Pilot) -> bool:
+    """Whether Laplace's proposals would do, and all agree on the modes that they come from."""
+    counts = [weighed.found.places[mode.place].count for mode in weighed.comparable]
+    return tried.k_hat <= LARGEST_K_HAT and tried.efficiency >= LEAST_EFFICIENCY and min(counts) >= FEWEST_AGREEING
+
+
+def _measured(problem: Problem, weighed: modes.Modes, tried: laplace.Pilot | None) -> list[str]:
+    """What speaks for or against a method, in words."""
+    out = [f"{problem.dimension} parameters, {problem.data_size} numbers of data"]
+    out.append(f"{weighed.found.places[weighed.chosen].count} of {weighed.found.total} starts agree")
+    if len(weighed.comparable) > 1:
+        out.append(f"{len(weighed.comparable)} modes of comparable mass")
+    if not weighed.comparable:
+        out.append("no mode has the curvature of a peak")
+    elif tried is None:
+        out.append(f"more than {MOST_DIMENSIONS} parameters are too many for Laplace")
+    else:
+        out.append(f"Pareto k-hat of Laplace {tried.k_hat:.2f}")
+    return out
+
+
+def _nuts(options: Auto) -> NUTS:
+    return NUTS(options.draws, options.tune, options.chains, starts=options.starts, max_draws=options.max_draws)
