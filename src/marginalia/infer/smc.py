@@ -25,6 +25,7 @@ from marginalia.errors import FitError, compose
 from marginalia.infer import check
 from marginalia.infer.bridge import Bridge
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint
+from marginalia.infer.cloud import cloud_root
 from marginalia.infer.options import SMC
 from marginalia.infer.problem import Problem, as_key, key_data, workers
 from marginalia.infer.progress import Progress
@@ -385,19 +386,6 @@ def systematic(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     places = (rng.random() + np.arange(len(weights))) / len(weights)
     total = np.cumsum(weights)
     return np.minimum(np.searchsorted(total / total[-1], places), len(weights) - 1)
-
-
-def cloud_root(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """A root of the weighted covariance, shrunk to its diagonal where the points are few for it."""
-    centred = points - weights @ points
-    covariance = (centred * weights[:, None]).T @ centred
-    effective = 1.0 / np.sum(weights**2)
-    size = points.shape[1]
-    part = min(1.0, size / effective)
-    diagonal = np.maximum(np.diag(covariance), 1e-20)
-    shrunk = (1 - part) * covariance
-    shrunk[np.diag_indices(size)] = diagonal * (1 + 1e-9)
-    return np.linalg.cholesky(shrunk)
 
 
 def correlation(before: np.ndarray, after: np.ndarray) -> float:
