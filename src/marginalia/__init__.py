@@ -13,7 +13,7 @@ from marginalia.errors import DataError, FitError, MarginaliaError, ModelError, 
 if TYPE_CHECKING:
     from marginalia.checks import Finding, Findings, check
     from marginalia.fitting import Fit, fit, load
-    from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Laplace
+    from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Laplace, Metropolis, Slice
     from marginalia.marginal import Marginal, Verification, limits, marginalize, verify
 
 __version__ = "0.1.0"
@@ -32,9 +32,11 @@ __all__ = [
     "Laplace",
     "Marginal",
     "MarginaliaError",
+    "Metropolis",
     "ModelError",
     "OptionError",
     "Refusal",
+    "Slice",
     "Verification",
     "__version__",
     "check",
@@ -50,8 +52,10 @@ _HOMES = {
     "Auto": "marginalia.infer.options",
     "Laplace": "marginalia.infer.options",
     "MAP": "marginalia.infer.options",
+    "Metropolis": "marginalia.infer.options",
     "NUTS": "marginalia.infer.options",
     "SMC": "marginalia.infer.options",
+    "Slice": "marginalia.infer.options",
     "Finding": "marginalia.checks",
     "Findings": "marginalia.checks",
     "check": "marginalia.checks",

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marginalia.errors import OptionError, compose
-from marginalia.infer import advi, auto, check, laplace, nuts, smc
+from marginalia.infer import advi, auto, check, laplace, metropolis, nuts, smc
 from marginalia.infer import map as map_
+from marginalia.infer import slice as slice_
 from marginalia.infer.checkpoint import NOWHERE, Nowhere, OnDisk, identify, open_checkpoint
-from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Laplace
+from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Laplace, Metropolis, Slice
 from marginalia.infer.problem import Labelling, Problem
 from marginalia.infer.progress import make_progress
 from marginalia.infer.result import Result
@@ -57,11 +58,13 @@ METHODS: dict[str, Method] = {
     "nuts": Method(NUTS, nuts.run, check.hmc, _always, resumes=True),
     "laplace": Method(Laplace, laplace.run, laplace.judge, _always),
     "smc": Method(SMC, smc.run, smc.judge, _always, resumes=True),
+    "metropolis": Method(Metropolis, metropolis.run, metropolis.judge, _always, resumes=True),
+    "slice": Method(Slice, slice_.run, slice_.judge, _always, resumes=True),
     "map": Method(MAP, map_.run, _nothing, lambda options: options.jacobian),
 }
 COMPLETE = "complete"
 
-type Options = ADVI | NUTS | SMC | Laplace | MAP | Auto
+type Options = ADVI | NUTS | SMC | Laplace | MAP | Metropolis | Slice | Auto
 
 
 def options_from(method: str | Options) -> Options:

@@ -9,7 +9,9 @@ from marginalia.infer.options.advi import ADVI
 from marginalia.infer.options.auto import Auto
 from marginalia.infer.options.laplace import Laplace
 from marginalia.infer.options.map import MAP
+from marginalia.infer.options.metropolis import Metropolis
 from marginalia.infer.options.nuts import NUTS
+from marginalia.infer.options.slice import Slice
 from marginalia.infer.options.smc import SMC
 
-__all__ = ["ADVI", "MAP", "NUTS", "SMC", "Auto", "Laplace"]
+__all__ = ["ADVI", "MAP", "NUTS", "SMC", "Auto", "Laplace", "Metropolis", "Slice"]
