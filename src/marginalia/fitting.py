@@ -256,8 +256,14 @@ def fit(
     again, own = 0, checkpoint
     while True:
         engine = OnDraws(marginal)
-        asked = {"random_seed": random_seed, "progressbar": progressbar, "checkpoint": own}
-        result = run(marginal, options, **asked, one_labelling=partial(_one_labelling, engine))
+        result = run(
+            marginal,
+            options,
+            random_seed=random_seed,
+            progressbar=progressbar,
+            checkpoint=own,
+            one_labelling=partial(_one_labelling, engine),
+        )
         if (covering := _covering(marginal, result)) is marginal:
             break
         # What was cut off an endless support matters at some draw: once more with more of it.

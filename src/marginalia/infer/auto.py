@@ -3,9 +3,10 @@
 1. Starts find the modes, and their curvature weighs them.
 2. Where there is a shape to propose from, and parameters are few, a thousand proposals of Laplace are
    tried: their Pareto k-hat and their efficiency say whether they would do.
-3. **Laplace**, if they fit (k-hat at most 0.5, at least a tenth as good as independent draws, and more than one
+3. **Laplace**, if they fit (k-hat at most 0.7, at least a tenth as good as independent draws, and more than one
    start agrees on the mode) and it pays: many data, so that a gradient is dear, or several modes, which
-   independent proposals visit in proportion to their mass, and a chain does not.
+   independent proposals visit in proportion to their mass, and a chain does not. The whole run is judged as any
+   other, its k-hat included; if anything is found, the choice goes on.
 4. Else **SMC**, where several distinct modes have comparable mass.
 5. Else **NUTS**, which runs on until the judge is content, up to a stated number of draws.
 
@@ -22,10 +23,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from marginalia.infer import laplace, modes, nuts
+from marginalia.errors import FitError
+from marginalia.infer import laplace, modes, nuts, smc
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint
 from marginalia.infer.densities import Densities
-from marginalia.infer.options import NUTS, Auto, Laplace
+from marginalia.infer.options import NUTS, SMC, Auto, Laplace
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
 from marginalia.infer.result import Result
@@ -34,9 +36,9 @@ from marginalia.precision import in_float64
 
 MANY_DATA = 5_000  # numbers that one evaluation reads: from here on gradients are dear
 MOST_DIMENSIONS = 50  # independent proposals in more are mostly refused
-LARGEST_K_HAT = 0.5  # of a pilot: stricter than the 0.7 that a finished run must keep
 LEAST_EFFICIENCY = 0.1
 USUAL_EFFICIENCY = 0.25  # below it, more proposals are made, to give as many effective draws
+MORE_POINTS = 4  # times as many, where SMC's points were too few
 FEWEST_AGREEING = 2  # starts that must have reached the mode
 
 
@@ -81,6 +83,8 @@ def run(
         if result.findings and not result.info["interrupted"]:
             reasons.append("but a whole run of Laplace did not do")
             result = None
+    if result is None and several:
+        result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons)
     if result is None:
         result = nuts.sample(problem, sampler, weighed, rng, progress, checkpoint)
         if not many:
@@ -97,10 +101,37 @@ def run(
     return dataclasses.replace(result, info=info)
 
 
+def _tempered(
+    problem: Problem,
+    options: Auto,
+    weighed: modes.Modes,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint,
+    reasons: list[str],
+) -> Result | None:
+    """SMC, with more points where the first are too few; None where it cannot begin. Adds to `reasons`."""
+    draws = options.draws
+    while True:
+        try:
+            kept = checkpoint.part(f"smc{draws}")
+            result = smc.run(problem, SMC(max(10, draws), options.chains), rng.spawn(1)[0], progress, kept)
+        except FitError:
+            reasons.append("SMC cannot begin, as it needs draws from a proper prior")
+            return None
+        if not result.findings or draws * MORE_POINTS > options.max_draws:
+            break
+        draws *= MORE_POINTS
+    reasons.append("a cloud of points goes to each mode as often as it deserves")
+    return dataclasses.replace(result, starts=weighed.found.report(problem.jacobian, weighed.chosen))
+
+
 def _fits(weighed: modes.Modes, tried: laplace.Pilot) -> bool:
     """Whether Laplace's proposals would do, and all agree on the modes that they come from."""
     counts = [weighed.found.places[mode.place].count for mode in weighed.comparable]
-    return tried.k_hat <= LARGEST_K_HAT and tried.efficiency >= LEAST_EFFICIENCY and min(counts) >= FEWEST_AGREEING
+    return (
+        tried.k_hat <= laplace.LARGEST_K_HAT and tried.efficiency >= LEAST_EFFICIENCY and min(counts) >= FEWEST_AGREEING
+    )
 
 
 def _measured(problem: Problem, weighed: modes.Modes, tried: laplace.Pilot | None) -> list[str]:

@@ -249,6 +249,11 @@ def _findings(weighed: modes.Modes, k: float) -> tuple[str, ...]:
             "they hardly reach some part of it, and means and intervals may be far off. "
             'Use method="nuts".'
         )
+    if weighed.uneven:
+        out.append(
+            "Components coincide at one of several modes and not at another, so the modes have different numbers of "
+            'copies with other labels, and their shares of the draws may be wrong. Use method="smc".'
+        )
     best = weighed.found.places[weighed.chosen]
     away = [p for p in weighed.found.places if p.kind == UNBOUNDED and p.log_density > best.log_density]
     if away:

@@ -37,6 +37,9 @@ class Weighed:
     mass: float
 
 
+TIE = 1e-4  # values of one site nearer than this part of their spread over the modes coincide
+
+
 @dataclass(frozen=True)
 class Modes:
     """The places that the starts found, and those of comparable mass, the heaviest first (none may be proper).
@@ -56,6 +59,20 @@ class Modes:
     def rivals(self) -> tuple[Weighed, ...]:
         """Modes of comparable mass besides the heaviest."""
         return self.comparable[1:]
+
+    @property
+    def uneven(self) -> bool:
+        """Whether components coincide at one mode and not at another.
+
+        Such modes have different numbers of label copies, and masses counted for one copy of each mislead.
+        """
+        ties = np.full(len(self.comparable), np.inf)
+        for name, value in self.found.places[self.chosen].params.items():
+            if np.size(value) > 1:  # components coincide where all of their sites do
+                values = [np.sort(self.found.places[mode.place].params[name], axis=None) for mode in self.comparable]
+                spread = np.ptp(np.concatenate([np.zeros(1), *values]))
+                ties = np.minimum(ties, [np.sum(np.diff(one) <= TIE * spread) for one in values])
+        return bool(np.any(ties != ties[:1]))
 
 
 def weigh(found: starts.Found) -> Modes:
@@ -127,5 +144,5 @@ def unvisited(problem: Problem, modes: Modes, points: np.ndarray) -> tuple[str, 
         f"The density has {len(modes.comparable)} modes of comparable weight that are no copies with other labels. "
         f"One of them holds about {rival.mass:.0%} of the mass of the one where all chains began, and "
         f"{visitors} of {chains} chains visited it. R-hat cannot tell what all chains have missed. "
-        "Narrow the priors, or order the components where the modes mean the same.",
+        'Use method="smc", which visits them all; or narrow the priors, or order components where modes mean the same.',
     )
