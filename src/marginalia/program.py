@@ -17,7 +17,7 @@ from marginalia.data_checks import check_arguments, check_observed
 from marginalia.errors import Refusal, compose
 from marginalia.jaxpr.known import known_values
 from marginalia.survey import Survey, bounds_from_parents, listed, refuse_support_from_discretes, survey
-from marginalia.tracing import is_discrete, peel, run_model
+from marginalia.tracing import OnRows, is_discrete, peel, run_model
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,11 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A NumPyro program, read: `jaxpr` maps latents and discretes (in order) to `terms` (in order)."""
+    """A NumPyro program, read: `jaxpr` maps latents and discretes (in order) to `terms` (in order).
+
+    `drawn` are the plates that draw some of their rows anew in each run, with how many. The program is read on all
+    rows, and `model` is the user's with these plates told so.
+    """
 
     model: Callable[..., Any]
     args: tuple[Any, ...]
@@ -83,6 +87,7 @@ class Program:
     terms: tuple[Term, ...]
     jaxpr: core.ClosedJaxpr
     fixed_supports: bool
+    drawn: dict[str, int] = field(default_factory=dict)
 
     def trace(self, values: Mapping[str, Any], key: Any = None) -> dict[str, dict[str, Any]]:
         """Run the program with the given latents; the rest is drawn with `key`. For use inside a JAX function."""
@@ -172,6 +177,9 @@ def read(
     kwargs = dict(kwargs or {})
     args, kwargs = check_arguments(model, args, kwargs)
     sites, tables = survey(model, args, kwargs)
+    drawn = {n: s["drawn"] for n, s in sites.items() if s["kind"] == "plate" and s["drawn"]}
+    if drawn and not isinstance(model, OnRows):
+        model = OnRows(model, {})
     latents: dict[str, Latent] = {}
     discretes: dict[str, Discrete] = {}
     fixed = True
@@ -204,7 +212,9 @@ def read(
     jaxpr, terms = _density(model, args, kwargs, latents, discretes, tables)
     deterministics = {n: Site(n, s["shape"], s["dims"]) for n, s in sites.items() if s["kind"] == "deterministic"}
     plates = {n: s["size"] for n, s in sites.items() if s["kind"] == "plate"}
-    return Program(model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed)
+    return Program(
+        model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed, drawn
+    )
 
 
 def _density(

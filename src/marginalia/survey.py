@@ -18,7 +18,7 @@ from marginalia.errors import DataError, ModelError, Refusal, compose
 from marginalia.jaxpr.known import known_values
 from marginalia.lanes.loops import dependencies
 from marginalia.lanes.supports import bounds_over_parents
-from marginalia.tracing import Placeholder, is_discrete, peel, reading
+from marginalia.tracing import AnyRows, Placeholder, is_discrete, peel, reading
 
 
 class Survey:
@@ -166,7 +166,7 @@ def survey(
             places[place] = (np.asarray(value),)
 
     def run() -> list[Any]:
-        with handlers.trace() as trace, reading(), handlers.seed(rng_seed=0), Placeholder():
+        with handlers.trace() as trace, reading(), handlers.seed(rng_seed=0), Placeholder(), AnyRows({}):
             model(*args, **kwargs)
         for name, site in trace.items():
             _survey_site(name, site, sites, put, supports)
@@ -194,17 +194,8 @@ def _survey_site(
 ) -> None:
     kind = site["type"]
     if kind == "plate":
-        size, subsample = site["args"]
-        if subsample is not None and subsample != size:
-            raise Refusal(
-                compose(
-                    f"a plate that draws {subsample} of its {size} rows anew is for mini-batches, which are not "
-                    "supported yet",
-                    where=f"plate '{name}'",
-                    remedy="leave `subsample_size` out: all rows are used, at one evaluation per state.",
-                )
-            )
-        sites[name] = {"kind": "plate", "size": size}
+        size, _ = site["args"]
+        sites[name] = {"kind": "plate", "size": size, "drawn": site.get("drawn")}
         return
     if kind == "deterministic":
         shape = tuple(np.shape(site["value"]))

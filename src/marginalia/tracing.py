@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,37 @@ class Placeholder(Messenger):
         dtype = jnp.result_type(int) if is_discrete(fn) else jnp.result_type(float)
         # A value that JAX does not know: what is computed from it is abstract, as it will be in the density.
         message["value"] = jax.lax.optimization_barrier(jnp.ones(fn.shape(), dtype))
+
+
+class AnyRows(Messenger):
+    """Tells plates that would draw some of their rows which rows to take: all of them, or those given by name."""
+
+    def __init__(self, chosen: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        self.chosen = chosen
+
+    def process_message(self, message: dict[str, Any]) -> None:
+        if message["type"] != "plate" or message["value"] is not None:
+            return
+        size, drawn = message["args"]
+        rows = self.chosen.get(message["name"])
+        message["drawn"] = drawn
+        message["args"] = (size, None if rows is None else len(rows))
+        with jax.ensure_compile_time_eval():  # known numbers, so that they may index a NumPy array too
+            message["value"] = jnp.asarray(np.arange(size) if rows is None else rows)
+
+
+class OnRows:
+    """A model whose plates take the rows that they are told instead of drawing some (see `AnyRows`)."""
+
+    def __init__(self, model: Callable[..., Any], chosen: Mapping[str, np.ndarray]) -> None:
+        functools.update_wrapper(self, model)
+        self.inner = model
+        self.chosen = dict(chosen)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with AnyRows(self.chosen):
+            return self.inner(*args, **kwargs)
 
 
 def run_model(

@@ -24,6 +24,11 @@ def explain(kernel: Kernel, cuts: Cuts) -> str:
         f"{_count(len(program.latents), 'continuous latent')} ({_count(numbers, 'number')}), "
         f"{_count(len(program.discretes), 'discrete')}, {_count(len(program.observed), 'observed site')}."
     ]
+    lines += [
+        f"Plate {name} draws {taken} of its {program.plates[name]} rows in each run; here all of them are used, and "
+        f"mg.ADVI() takes {taken} a step."
+        for name, taken in program.drawn.items()
+    ]
     if not program.discretes:
         lines.append("Nothing is summed out: the model has no discrete latents.")
         return "\n".join(lines)

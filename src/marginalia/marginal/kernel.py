@@ -41,8 +41,10 @@ from marginalia.program import Program
 class Kernel:
     """Density, likelihood, memberships, draws and modes of one program, its discretes summed out."""
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, open_data: frozenset[int] = frozenset()):
+        """`open_data` are places in `data` that will hold other values: nothing is decided by those of the program."""
         self.program = program
+        self.open_data = open_data
         self.states = States.of(program)
         self.data: tuple[Any, ...] = tuple(program.jaxpr.consts)
         self.limits = bounds.current()
@@ -63,7 +65,7 @@ class Kernel:
         register = Register(int(states.offsets[-1]), closed=not self.counting)
 
         def run(params: dict[str, Any], data: tuple[Any, ...]) -> int:
-            found[:] = tabulate(program, states, params, data, register)
+            found[:] = tabulate(program, states, params, data, register, self.open_data)
             return 0
 
         self.register = register
@@ -82,7 +84,7 @@ class Kernel:
         """All factors as tables, under the limits that held when the program was read."""
         register = Register(int(self.states.offsets[-1]), closed=not self.counting)
         with bounds.under(self.limits):
-            return tabulate(self.program, self.states, params, data, register)
+            return tabulate(self.program, self.states, params, data, register, self.open_data)
 
     def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {n: jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for n, s in self.program.latents.items()}

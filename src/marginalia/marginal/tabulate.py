@@ -66,10 +66,12 @@ def tabulate(
     params: Mapping[str, Any],
     data: Sequence[Any],
     register: Register | None = None,
+    open_data: frozenset[int] = frozenset(),
 ) -> list[Factor]:
     """All factors of the program at the given parameters (tracers or arrays).
 
     `register` collects the sums that became discretes of their own; their identities follow those of the program's.
+    `open_data` are places in `data` whose values may differ from the program's own, so that nothing rests on those.
     """
     inputs: list[Value] = [plain(jnp.asarray(params[name])) for name in program.latents]
     for i, discrete in enumerate(program.discretes.values()):
@@ -81,7 +83,10 @@ def tabulate(
             # than one for which the program has no number (NaN).
             array = np.clip(array, *discrete.bounds)
         inputs.append(Value(array, discrete.shape, (Lane(ids, len(discrete.values)),)))
-    constants = [_constant(x, own) for x, own in zip(data, program.jaxpr.consts, strict=True)]
+    constants = [
+        plain(jnp.asarray(x)) if i in open_data else _constant(x, own)
+        for i, (x, own) in enumerate(zip(data, program.jaxpr.consts, strict=True))
+    ]
     register = Register(int(states.offsets[-1])) if register is None else register
     context = Context(current(), states.names, states.offsets, "the log-probability", register)
     factors: list[Factor] = []
