@@ -316,7 +316,8 @@ class Mover:
         """One Hamiltonian move of every point; of step size 0 it evaluates the points where they are."""
 
         def one(arguments: Any) -> Any:
-            return self._move_one(*arguments, beta, root, size, length, data)
+            point, own = arguments
+            return self._move_one(point, own, beta, root, size, length, data)
 
         return jax.lax.map(one, (cloud, bits), batch_size=self._batch)
 
