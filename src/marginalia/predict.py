@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
-from marginalia.errors import DataError, FitError, compose
+from marginalia.distributions import GIVEN, INVERTED, LISTED, WALKED, find_density
+from marginalia.errors import DataError, FitError, MarginaliaWarning, compose
+from marginalia.infer.bridge import refuse_improper
 from marginalia.ondraws import Params, count, flatten
 from marginalia.precision import float64
 from marginalia.tidy import array, site_dims
@@ -18,6 +23,18 @@ if TYPE_CHECKING:
     import xarray as xr
 
 MAX_NUMBERS = 2e7  # predicted numbers kept in memory
+WALKED_DRAWS = 200  # draws, where each takes a run of NUTS
+PRIOR_TRIES = 100  # times as many draws as asked for, where a factor forbids some
+TABLE_NUMBERS = 4e6  # numbers in the tables of densities that are inverted at the same time
+TABLE_NODES = 1500
+NORMALISED = 0.01
+WAYS = {
+    GIVEN: "drawn by its own sampler",
+    LISTED: "drawn from the list of its values",
+    INVERTED: "drawn by inverting its distribution function, found by quadrature",
+    WALKED: "drawn by a short run of NUTS for each draw: modes that lie far apart may get a wrong share, unless "
+    "sample= is given",
+}
 
 
 def predict(
@@ -33,7 +50,8 @@ def predict(
 
     Continuous latents have their values from the draws. Discretes are drawn forward from their own
     distribution (a new row's, not the fitted row's, membership), then the observed sites. `numpyro.factor`
-    terms and `mask`/`scale` do not take part; where the program has factors, `attrs["factors"]` names them.
+    terms and `mask`/`scale` do not take part; where the program has factors, `attrs["factors"]` names them, and
+    where it has hand-written densities, `attrs["densities"]` says how they were drawn from.
 
     Raises:
         FitError: A distribution of the program has no sampler.
@@ -41,30 +59,146 @@ def predict(
     """
     chains, length = next(iter(draws.values())).shape[:2]
     params = flatten(draws, program.latents)
-    factors: list[str] = []
-    kept: list[str] = []
-
-    def forward(key: jax.Array, one: Params) -> dict[str, jax.Array]:
-        # Raw bits become a key here, whatever generator the user has set as JAX's default.
-        seeded = handlers.seed(program.model, jax.random.wrap_key_data(key, impl="threefry2x32"))
-        seeded = handlers.substitute(seeded, data=one)
-        trace = handlers.trace(handlers.uncondition(seeded)).get_trace(*args, **kwargs)
-        samples = {n: s for n, s in trace.items() if s["type"] == "sample"}
-        _same_shapes(samples, one)
-        factors[:] = [n for n, s in samples.items() if type(s["fn"]).__name__ == "Unit"]
-        kept[:] = [n for n in samples if n not in one and n not in factors]
-        return {n: samples[n]["value"] for n in kept}
-
+    forward = _Forward(program, args, kwargs)
     with float64():
         keys = np.random.default_rng(random_seed).integers(2**32, size=(count(params), 2), dtype=np.uint32)
-        shapes = _refusing(lambda: jax.eval_shape(forward, keys[0], {n: v[0] for n, v in params.items()}))
-        per_draw = max(1, sum(int(np.prod(s.shape)) for s in shapes.values()))
+        per_draw = forward.look(keys[0], {n: v[0] for n, v in params.items()})
         most = max(1, int(MAX_NUMBERS / per_draw)) if limit is None else limit
+        if limit is None and forward.walks:
+            most = min(most, WALKED_DRAWS)
         every = max(1, -(-count(params) // most))
         chosen = {n: v.reshape(chains, length, *v.shape[1:])[:, ::every] for n, v in params.items()}
         flat = flatten(chosen, chosen)
-        values = jax.jit(jax.vmap(forward))(keys[: count(flat)], flat)
-    return _dataset(program, {n: np.asarray(values[n]) for n in kept}, chains, factors, every)
+        drawn = forward.run(keys[: count(flat)], flat)
+    factors = "none"
+    if forward.factors:
+        factors = (
+            f"not applied: {', '.join(forward.factors)}; what they say of the parameters is in the draws already, what "
+            "they say of data or discretes is not in the prediction"
+        )
+    attrs = {"factors": factors, "every": every, **forward.said(drawn.integrals)}
+    return _dataset(program, drawn.values, chains, attrs)
+
+
+def prior_predict(program: Any, number: int, *, random_seed: int | None = None) -> xr.Dataset:
+    """Draws from the prior and what they predict: latents, discretes and observed sites, (chain, draw, *site shape).
+
+    Draws that a factor forbids (-inf: a hard constraint) are drawn again; other factors do not take part.
+    `attrs["factors"]` says so.
+
+    Raises:
+        FitError: A prior is improper, a distribution has no sampler, or a factor forbids nearly everything.
+    """
+    refuse_improper(program, "prior_predictive()")
+    forward = _Forward(program, program.args, dict(program.kwargs))
+    rng = np.random.default_rng(random_seed)
+    parts: list[_Drawn] = []
+    tried = kept = 0
+    with float64():
+        forward.look(np.zeros(2, np.uint32), {})
+        while kept < number:
+            if tried >= PRIOR_TRIES * number:
+                raise FitError(
+                    compose(
+                        f"only {kept} of {tried} draws from the prior fulfil the program's hard constraints",
+                        where="prior_predictive()",
+                        got=f"factors of -inf: {', '.join(forward.factors)}",
+                        remedy="put the constraint into a support (an ordered vector, say), or ask for fewer draws.",
+                    )
+                )
+            drawn = forward.run(rng.integers(2**32, size=(number, 2), dtype=np.uint32), {})
+            parts.append(drawn.take(np.flatnonzero(drawn.allowed)))
+            tried, kept = tried + number, kept + int(drawn.allowed.sum())
+    values = {n: np.concatenate([part.values[n] for part in parts])[:number] for n in forward.kept}
+    integrals = {n: np.concatenate([part.integrals[n] for part in parts]) for n in parts[0].integrals}
+    factors = "none"
+    if forward.factors:
+        factors = (
+            f"{', '.join(forward.factors)}: draws that they forbid (-inf) were drawn again, {kept} of {tried} were "
+            "possible; finite values are not applied"
+        )
+    return _dataset(program, values, 1, {"factors": factors, "every": 1, **forward.said(integrals)})
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Values `(n, *site shape)` of the sites, log integrals of hand-written densities `(n, 2)`, factors not -inf."""
+
+    values: Params
+    integrals: Params
+    allowed: np.ndarray
+
+    def take(self, rows: np.ndarray) -> _Drawn:
+        values, integrals = ({n: v[rows] for n, v in part.items()} for part in (self.values, self.integrals))
+        return _Drawn(values, integrals, self.allowed[rows])
+
+
+class _Forward:
+    """The program run forward: what is not given is drawn."""
+
+    def __init__(self, program: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        self._program, self._args, self._kwargs = program, args, kwargs
+        self.factors: list[str] = []
+        self.kept: list[str] = []
+        self._ways: dict[str, str] = {}
+        self._nodes = 0
+
+    @property
+    def walks(self) -> bool:
+        """Whether each draw takes a run of NUTS."""
+        return WALKED in self._ways.values()
+
+    def _once(self, key: Any, one: Params) -> tuple[dict[str, Any], dict[str, Any], Any]:
+        # Raw bits become a key here, whatever generator the user has set as JAX's default.
+        seeded = handlers.seed(self._program.model, jax.random.wrap_key_data(key, impl="threefry2x32"))
+        seeded = handlers.substitute(seeded, data=one)
+        trace = handlers.trace(handlers.uncondition(seeded)).get_trace(*self._args, **self._kwargs)
+        samples = {n: s for n, s in trace.items() if s["type"] == "sample"}
+        _same_shapes(samples, one)
+        self.factors = [n for n, s in samples.items() if type(s["fn"]).__name__ == "Unit"]
+        self.kept = [n for n in samples if n not in one and n not in self.factors]
+        found = {n: density for n in self.kept if (density := find_density(samples[n]["fn"])) is not None}
+        self._ways = {n: density.way for n, density in found.items()}
+        tables = {n: density for n, density in found.items() if density.way in (LISTED, INVERTED)}
+        self._nodes = sum(int(np.prod(density.batch_shape)) for density in tables.values())
+        integrals = {}
+        for n, density in tables.items():
+            log_integral = density.table().log_integral
+            integrals[n] = jnp.stack([jnp.min(log_integral), jnp.max(log_integral)])
+        allowed = jnp.ones((), bool)
+        for n in self.factors:
+            allowed = allowed & jnp.all(samples[n]["fn"].log_prob(samples[n]["value"]) > -jnp.inf)
+        return {n: samples[n]["value"] for n in self.kept}, integrals, allowed
+
+    def look(self, key: Any, one: Params) -> int:
+        """Run it abstractly, and say how many numbers one draw gives."""
+        shapes, _, _ = _refusing(lambda: jax.eval_shape(self._once, key, one))
+        return max(1, sum(int(np.prod(s.shape)) for s in shapes.values()))
+
+    def run(self, keys: np.ndarray, params: Params) -> _Drawn:
+        """One draw per key; densities that have to be inverted go through in batches that fit in memory."""
+        if self._ways:
+            wide = TABLE_NODES * max(1, self._nodes)
+            batch = 1 if self.walks else int(np.clip(TABLE_NUMBERS // wide, 1, len(keys)))
+            compiled = jax.jit(lambda *pair: jax.lax.map(lambda one: self._once(*one), pair, batch_size=batch))
+        else:
+            compiled = jax.jit(jax.vmap(self._once))
+        values, integrals, allowed = jax.tree.map(np.asarray, compiled(keys, params))
+        return _Drawn({n: values[n] for n in self.kept}, integrals, allowed)
+
+    def said(self, integrals: Params) -> dict[str, str]:
+        """How draws from hand-written densities were made; warns where their integrals look wrong."""
+        words = []
+        for name, way in self._ways.items():
+            text = f"{name}: {WAYS[way]}"
+            if name in integrals:
+                low, high = np.exp(np.min(integrals[name][:, 0])), np.exp(np.max(integrals[name][:, 1]))
+                text += f" (the density's integral is {low:.3f} to {high:.3f})"
+                if not (low > 1 - NORMALISED and high < 1 + NORMALISED):
+                    text += "; it should be 1: the density is not normalised, or a narrow peak was missed"
+                    warnings.warn(MarginaliaWarning(f"predict(): {text}. Give mg.Density(sample=...)."), stacklevel=4)
+            words.append(text)
+        return {"densities": "; ".join(words)} if words else {}
 
 
 def _refusing[T](run: Callable[[], T]) -> T:
@@ -104,7 +238,7 @@ def _same_shapes(samples: dict[str, Any], one: Params) -> None:
             )
 
 
-def _dataset(program: Any, values: Params, chains: int, factors: list[str], every: int) -> xr.Dataset:
+def _dataset(program: Any, values: Params, chains: int, attrs: dict[str, Any]) -> xr.Dataset:
     import xarray as xr
 
     known = site_dims(program)
@@ -116,10 +250,6 @@ def _dataset(program: Any, values: Params, chains: int, factors: list[str], ever
         variables[name] = array(value, ["chain", "draw", *dims], name=name)
     out = xr.Dataset(variables)
     if "draw" in out.dims:
-        out = out.assign_coords(draw=np.arange(out.sizes["draw"]) * every)
-    out.attrs = {
-        "discretes": "drawn forward from their own distribution, as for new rows",
-        "factors": f"not applied: {', '.join(factors)}" if factors else "none",
-        "every": every,
-    }
+        out = out.assign_coords(draw=np.arange(out.sizes["draw"]) * attrs["every"])
+    out.attrs = {"discretes": "drawn forward from their own distribution, as for new rows", **attrs}
     return out
