@@ -12,6 +12,7 @@ from marginalia.errors import DataError, FitError, MarginaliaError, ModelError, 
 
 if TYPE_CHECKING:
     from marginalia.checks import Finding, Findings, check
+    from marginalia.distributions import Density
     from marginalia.fitting import Fit, fit, load
     from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Laplace, Metropolis, Slice
     from marginalia.marginal import Marginal, Verification, limits, marginalize, verify
@@ -25,6 +26,7 @@ __all__ = [
     "SMC",
     "Auto",
     "DataError",
+    "Density",
     "Finding",
     "Findings",
     "Fit",
@@ -56,6 +58,7 @@ _HOMES = {
     "NUTS": "marginalia.infer.options",
     "SMC": "marginalia.infer.options",
     "Slice": "marginalia.infer.options",
+    "Density": "marginalia.distributions",
     "Finding": "marginalia.checks",
     "Findings": "marginalia.checks",
     "check": "marginalia.checks",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,10 @@ from marginalia.marginal.explain import explain
 from marginalia.marginal.kernel import Kernel
 from marginalia.precision import float64
 from marginalia.program import Program, read
+
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def marginalize(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Marginal:
@@ -208,6 +212,15 @@ class Marginal:
     def mode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The jointly most probable values of all discretes: {site: site shape}."""
         return self._call("mode", params)
+
+    def prior_predictive(self, draws: int = 1000, *, random_seed: int | None = None) -> xr.Dataset:
+        """Draws from the prior and the data that they predict: `{site: (1, draws, *site shape)}`.
+
+        Refuses an improper prior (`FitError`); `attrs["factors"]` says what was done with factors.
+        """
+        from marginalia.predict import prior_predict  # the marginal itself knows nothing of results
+
+        return prior_predict(self.program, draws, random_seed=random_seed)
 
     def nonfinite(self, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Sites whose log-probability is not finite at `params` in every state, with the positions where."""
