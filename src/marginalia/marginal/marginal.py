@@ -20,7 +20,6 @@ from marginalia.marginal.kernel import Kernel
 from marginalia.precision import float64
 from marginalia.program import Program, read
 
-
 if TYPE_CHECKING:
     import xarray as xr
 
