@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from marginalia.checks import Finding, Findings, check
     from marginalia.distributions import Density
     from marginalia.fitting import Fit, fit, load
-    from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Laplace, Metropolis, Slice
+    from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Ensemble, Laplace, Metropolis, Slice
     from marginalia.marginal import Marginal, Verification, limits, marginalize, verify
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ __all__ = [
     "Auto",
     "DataError",
     "Density",
+    "Ensemble",
     "Finding",
     "Findings",
     "Fit",
@@ -52,6 +53,7 @@ __all__ = [
 _HOMES = {
     "ADVI": "marginalia.infer.options",
     "Auto": "marginalia.infer.options",
+    "Ensemble": "marginalia.infer.options",
     "Laplace": "marginalia.infer.options",
     "MAP": "marginalia.infer.options",
     "Metropolis": "marginalia.infer.options",

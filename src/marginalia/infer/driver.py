@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from marginalia.errors import OptionError, compose
-from marginalia.infer import advi, auto, check, laplace, metropolis, nuts, smc
+from marginalia.infer import advi, auto, check, ensemble, laplace, metropolis, nuts, smc
 from marginalia.infer import map as map_
 from marginalia.infer import slice as slice_
 from marginalia.infer.checkpoint import NOWHERE, Nowhere, OnDisk, identify, open_checkpoint
-from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Laplace, Metropolis, Slice
+from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Ensemble, Laplace, Metropolis, Slice
 from marginalia.infer.problem import Labelling, Problem
 from marginalia.infer.progress import make_progress
 from marginalia.infer.result import Result
@@ -56,6 +56,7 @@ METHODS: dict[str, Method] = {
     "auto": Method(Auto, auto.run, _nothing, _always, resumes=True),  # its result is that of the method it chose
     "advi": Method(ADVI, advi.run, advi.judge, _always),
     "nuts": Method(NUTS, nuts.run, check.hmc, _always, resumes=True),
+    "ensemble": Method(Ensemble, ensemble.run, ensemble.judge, _always),
     "laplace": Method(Laplace, laplace.run, laplace.judge, _always),
     "smc": Method(SMC, smc.run, smc.judge, _always, resumes=True),
     "metropolis": Method(Metropolis, metropolis.run, metropolis.judge, _always, resumes=True),
@@ -64,7 +65,7 @@ METHODS: dict[str, Method] = {
 }
 COMPLETE = "complete"
 
-type Options = ADVI | NUTS | SMC | Laplace | MAP | Metropolis | Slice | Auto
+type Options = ADVI | NUTS | SMC | Ensemble | Laplace | MAP | Metropolis | Slice | Auto
 
 
 def options_from(method: str | Options) -> Options:

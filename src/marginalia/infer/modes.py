@@ -94,9 +94,9 @@ def weigh(found: starts.Found) -> Modes:
 
 
 def around(
-    problem: Problem, modes: Modes, count: int, rng: np.random.Generator
+    problem: Problem, modes: Modes, count: int, rng: np.random.Generator, mode: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`count` points of finite density around the heaviest mode, at one labelling of the components.
+    """`count` points of finite density around one of the modes of comparable mass, the heaviest unless told.
 
     Returns:
         Points `(count, dimension)`, log densities `(count,)` and gradients `(count, dimension)`.
@@ -104,8 +104,8 @@ def around(
     Raises:
         FitError: The density is not finite there.
     """
-    centre = modes.found.places[modes.chosen].point
-    root = modes.comparable[0].curvature.root if modes.comparable else np.eye(problem.dimension) * PLAIN_JITTER
+    centre = modes.comparable[mode].point if modes.comparable else modes.found.places[0].point
+    root = modes.comparable[mode].curvature.root if modes.comparable else np.eye(problem.dimension) * PLAIN_JITTER
     scale = np.ones(count)
     points = np.empty((count, problem.dimension))
     values, gradients = np.full(count, -np.inf), np.empty_like(points)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from marginalia.infer.options.advi import ADVI
 from marginalia.infer.options.auto import Auto
+from marginalia.infer.options.ensemble import Ensemble
 from marginalia.infer.options.laplace import Laplace
 from marginalia.infer.options.map import MAP
 from marginalia.infer.options.metropolis import Metropolis
@@ -14,4 +15,4 @@ from marginalia.infer.options.nuts import NUTS
 from marginalia.infer.options.slice import Slice
 from marginalia.infer.options.smc import SMC
 
-__all__ = ["ADVI", "MAP", "NUTS", "SMC", "Auto", "Laplace", "Metropolis", "Slice"]
+__all__ = ["ADVI", "MAP", "NUTS", "SMC", "Auto", "Ensemble", "Laplace", "Metropolis", "Slice"]

@@ -1,0 +1,188 @@
+"""Many short chains in step, begun around the modes; superchains say whether they have forgotten where.
+
+Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman (2022), "Nested R-hat": chains that begin at one point
+make a superchain, and the means of superchains are compared as R-hat compares chains. Chains may then be far
+too short for R-hat, as long as they are many.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from marginalia.infer import check, modes
+from marginalia.infer.checkpoint import NOWHERE
+from marginalia.infer.chees import Numbers, State, Stepper, begin, restarted
+from marginalia.infer.options import Ensemble
+from marginalia.infer.problem import Problem, key_data
+from marginalia.infer.progress import Progress
+from marginalia.infer.result import Result
+from marginalia.infer.search import search
+from marginalia.precision import in_float64
+
+BLOCK = 25  # steps in one compiled call: between two of them there is progress and a chance to stop
+LARGEST_NESTED_RHAT = 1.01
+FEWEST_EFFECTIVE = 400
+METRIC_AT = (1 / 3, 2 / 3)  # parts of the tuning after which the metric is taken from the chains
+METRIC_STEPS = 50  # last steps of all chains that make it
+
+
+def run(problem: Problem, options: Ensemble, rng: np.random.Generator, progress: Progress) -> Result:
+    """Draw from the posterior.
+
+    Raises:
+        FitError: No start has a finite density.
+        KeyboardInterrupt: Stopped by the user before there was one draw after tuning. Later the draws made so
+            far are returned, and the findings say so.
+    """
+    stepper = Stepper(problem, options.chains, options.tune, options.target_accept, BLOCK)
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(in_float64(stepper.compile))
+        clock = time.perf_counter()
+        weighed = search(problem, options.starts, rng, progress, NOWHERE)
+        state = _begin(problem, weighed, options, rng)
+        seconds_starts = time.perf_counter() - clock
+        compiling.result()
+    clock = time.perf_counter()
+    root = weighed.comparable[0].curvature.root if weighed.comparable else np.eye(problem.dimension)
+    pieces, interrupted = _advance(stepper, state, root, options, rng, progress)
+    kept = Numbers(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
+    length = min(len(kept.points), options.tune + options.draws)
+    if length <= options.tune:
+        raise KeyboardInterrupt
+    after = Numbers(*(part[options.tune : length] for part in kept))
+    made = length - options.tune
+    draws = problem.constrain(np.swapaxes(after.points, 0, 1))
+    stats = {
+        "lp": after.log_density.T,
+        "energy": after.energy.T,
+        "diverging": after.diverging.T,
+        "acceptance_rate": after.accept.T,
+        "n_steps": np.tile(after.leaps, (options.chains, 1)),
+        "step_size": np.tile(after.step_size, (options.chains, 1)),
+    }
+    report = weighed.found.report(problem.jacobian, weighed.chosen)
+    findings = judge(draws, stats, dataclasses.asdict(options))
+    if interrupted:
+        words = f"Interrupted: {made} of {options.draws} draws per chain are kept. Run again for all of them."
+        findings = (words, *findings)
+    info = {
+        "options": dataclasses.asdict(options),
+        "agreement": report.sentence,
+        "starts": weighed.found.total,
+        "nested_rhat": {name: float(np.nanmax(v)) for name, v in nested_rhat(draws, options.superchains).items()},
+        "step_size": float(after.step_size[-1]),
+        "leapfrog_steps": float(after.leaps.mean()),
+        "divergences": int(after.diverging.sum()),
+        "gradient_evaluations": int(kept.leaps.sum()) * options.chains,
+        "interrupted": interrupted,
+        "seconds_starts": seconds_starts,
+        "seconds_sampling": time.perf_counter() - clock,
+    }
+    return Result("ensemble", draws, stats, report, findings, info)
+
+
+def judge(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dict[str, Any]) -> tuple[str, ...]:
+    """Nested R-hat, effective draws of all chains together, and divergences."""
+    chains, length = stats["lp"].shape
+    out: list[str] = []
+    if length < 4:
+        out.append(f"Only {length} draws per chain: convergence cannot be judged. Ask for more draws.")
+    else:
+        nested = {name: np.nanmax(v, initial=1.0) for name, v in nested_rhat(draws, options["superchains"]).items()}
+        high = {name: value for name, value in nested.items() if value > LARGEST_NESTED_RHAT}
+        if high:
+            names = ", ".join(f"{name} ({value:.2f})" for name, value in high.items())
+            out.append(
+                f"The superchains do not agree: nested R-hat is above {LARGEST_NESTED_RHAT} for {names}. The chains "
+                'still know where they began. Raise tune and draws; where modes are apart, use method="smc".'
+            )
+        table = check.convergence(draws)
+        least = {name: np.nanmin(np.concatenate([b.ravel(), t.ravel()])) for name, (_, b, t) in table.items()}
+        low = {name: value for name, value in least.items() if value < FEWEST_EFFECTIVE}
+        if low:
+            names = ", ".join(f"{name} ({value:.0f})" for name, value in low.items())
+            out.append(
+                f"Few effective draws: below {FEWEST_EFFECTIVE} for {names}. Estimates and intervals of these are "
+                "noisy. Ask for more draws or chains."
+            )
+    divergent = int(stats["diverging"].sum())
+    if divergent:
+        out.append(
+            f"{divergent} of {chains * length} draws diverged: the sampler could not follow the density there, and "
+            'estimates may be biased. Raise target_accept (0.9, say), or use method="nuts".'
+        )
+    return tuple(out)
+
+
+def nested_rhat(draws: dict[str, np.ndarray], superchains: int) -> dict[str, np.ndarray]:
+    """Nested R-hat of each element: `{site: site shape}`; NaN where an element never changes."""
+    from arviz_stats.base.array import array_stats  # half a second to import: not before it is needed
+
+    out = {}
+    for name, value in draws.items():
+        flat = value.reshape(*value.shape[:2], -1)
+        ids = np.repeat(np.arange(superchains), len(flat) // superchains)
+        numbers = np.full(flat.shape[2], np.nan)
+        for j in range(flat.shape[2]):
+            if np.ptp(flat[:, :, j]) > 0 and np.all(np.isfinite(flat[:, :, j])):
+                numbers[j] = array_stats.rhat_nested(flat[:, :, j], ids, chain_axis=0, draw_axis=1)
+        out[name] = numbers.reshape(value.shape[2:])
+    return out
+
+
+def _begin(problem: Problem, weighed: modes.Modes, options: Ensemble, rng: np.random.Generator) -> State:
+    """Superchains around the modes, as many at each as its mass deserves, and one at least."""
+    masses = np.array([mode.mass for mode in weighed.comparable[: options.superchains]] or [1.0])
+    counts = np.maximum(1, np.floor(options.superchains * masses / masses.sum()).astype(int))
+    counts[0] = 1
+    counts[0] += options.superchains - counts.sum()
+    parts = [modes.around(problem, weighed, int(count), rng, mode) for mode, count in enumerate(counts)]
+    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    each = options.chains // options.superchains
+    return begin(*(np.repeat(column, each, axis=0) for column in columns))
+
+
+def _advance(
+    stepper: Stepper,
+    state: State,
+    root: np.ndarray,
+    options: Ensemble,
+    rng: np.random.Generator,
+    progress: Progress,
+) -> tuple[list[Numbers], bool]:
+    """All steps, a block at a time; twice in the tuning the metric is taken from the chains."""
+    bits = key_data(rng)
+    steps = options.tune + options.draws
+    renew = [int(part * options.tune) for part in METRIC_AT]
+    pieces: list[Numbers] = []
+    progress.stage("sampling (steps of all chains)", steps)
+    try:
+        while len(pieces) * BLOCK < steps:
+            state, numbers = stepper(state, root, bits)
+            pieces.append(numbers)
+            done = len(pieces) * BLOCK
+            if renew and renew[0] <= done < options.tune:
+                renew.pop(0)
+                root, state = _metric(pieces, root), restarted(state)
+            progress.update(min(done, steps), f"{numbers.leaps.mean():.0f} leaps, accept {numbers.accept.mean():.2f}")
+    except KeyboardInterrupt:
+        return pieces, True
+    return pieces, False
+
+
+def _metric(pieces: list[Numbers], root: np.ndarray) -> np.ndarray:
+    """A root of the covariance of the chains' last steps, drawn a little towards the metric so far."""
+    points = np.concatenate([piece.points for piece in pieces])[-METRIC_STEPS:]
+    flat = points.reshape(-1, points.shape[2])
+    size, weight = flat.shape[1], points.shape[1]
+    covariance = np.atleast_2d(np.cov(flat.T))
+    part = weight / (weight + size)
+    try:
+        return np.linalg.cholesky(part * covariance + (1 - part) * root @ root.T)
+    except np.linalg.LinAlgError:
+        return root
