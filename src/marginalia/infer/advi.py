@@ -27,28 +27,21 @@ from marginalia.infer.pareto import LARGEST_K, k_hat
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
 from marginalia.infer.result import Result, Variables
+from marginalia.infer.targets import AllRows, PartProblem, SomeRows, Target
+from marginalia.marginal.batches import make_batches
 from marginalia.precision import in_float64
 
 START_STEPS = 500
 RATE = 0.05
 RATE_FLOW = 0.01  # the weights of a network move less
 SAME_DENSITY = 1e-9
+NEGLIGIBLE = 1e-4  # nats that a step of polishing would gain
 MOST_COMBINATIONS = 64
+EVALUATIONS = 40_000_000  # draws x data elements: beyond this fewer draws are judged by their exact density
+FEWEST_JUDGED = 200
+PART_ROWS = 5000  # rows among which modes are sought when the ascent goes by batches
+POLISHES = 6
 MOST_REFUSED = 20  # rounds of draws, where the density forbids most of them
-
-
-class _AllRows:
-    """The whole density at every step."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.data = problem.data
-        self._one = jax.value_and_grad(problem.log_density)
-
-    def value_and_gradient(self, points: Any, rows: Any, data: Any) -> tuple[Any, Any]:
-        return jax.vmap(self._one, (0, None))(points, data)
-
-    def rows(self, steps: int) -> Any:
-        return None
 
 
 def run(problem: Problem, options: ADVI, rng: np.random.Generator, progress: Progress) -> Result:
@@ -60,13 +53,15 @@ def run(problem: Problem, options: ADVI, rng: np.random.Generator, progress: Pro
 
     Raises:
         FitError: No start has a finite density, or the approximation lies where the density is zero.
+        Refusal: The rows cannot be taken in batches.
         KeyboardInterrupt: Stopped by the user before the first hundred steps. Later the approximation reached so
             far is used, and the findings say so.
     """
     size = problem.dimension
     guide = guides.make_guide(options.family, size, options.rank)
+    target = _target(problem, options)
     ascent = Ascent(
-        _AllRows(problem),
+        target,
         guide,
         _optimizer(options),
         options.samples,
@@ -77,18 +72,24 @@ def run(problem: Problem, options: ADVI, rng: np.random.Generator, progress: Pro
     with ThreadPoolExecutor(1) as pool:
         # The ascent compiles while the starts run.
         compiling = pool.submit(in_float64(ascent.compile), guides.frame_at(np.zeros(size), None, options.family))
-        found = starts.find(problem, options.starts, START_STEPS, rng, progress)
+        part = _part_of(problem, target, rng)
+        found = starts.find(part, options.starts, START_STEPS, rng, progress)
         if found.interrupted:
             raise KeyboardInterrupt
         weighed = modes.weigh(found)
-        frame = _frame(problem, weighed, options.family)
+        frame, curvature = _frame(part, weighed, options.family)
+        optimiser = found.optimiser if part is problem else Optimiser(problem, 1)
+        if part is not problem and curvature is not None:
+            frame = dataclasses.replace(frame, centre=_polished(frame.centre, curvature, optimiser))
+        target.anchor(frame.centre, optimiser)
         compiling.result()
     seconds_starts = time.perf_counter() - clock
     clock = time.perf_counter()
     climbed = ascent.run(frame, options.steps, rng, progress)
     seconds_climbing = time.perf_counter() - clock
 
-    points, stats, possible = _draw(found.optimiser, guide, frame, climbed.parameters, options.draws, rng)
+    judged = int(np.clip(EVALUATIONS // problem.data_size, FEWEST_JUDGED, options.draws))
+    points, stats, possible = _draw(optimiser, guide, frame, climbed.parameters, (options.draws, judged), rng)
     report = found.report(problem.jacobian, weighed.chosen)
     mean, covariance = _moments(guide, frame, climbed.parameters, points)
     approximation: Variables = {
@@ -98,7 +99,7 @@ def run(problem: Problem, options: ADVI, rng: np.random.Generator, progress: Pro
         "covariance": (("coordinate", "other_coordinate"), covariance),
         "other_coordinate": (("other_coordinate",), np.array(guides.names(problem.shapes))),
     }
-    elbo = stats["lp"] - stats["log_q"]
+    elbo = (stats["lp"] - stats["log_q"])[:, :judged]
     draws = problem.constrain(points[None])
     recorded = _recorded(options)
     findings = (*_ascent_findings(climbed, options), *_rival_findings(weighed), *_forbidden_findings(possible))
@@ -111,6 +112,7 @@ def run(problem: Problem, options: ADVI, rng: np.random.Generator, progress: Pro
         "elbo": float(elbo.mean()),
         "elbo_error": float(elbo.std() / math.sqrt(elbo.size)),
         "k_hat": k_hat(elbo),
+        "draws_judged": min(judged, options.draws),
         "r_hat_of_iterates": climbed.r_hat,
         "error_of_iterates": climbed.error,
         "possible_part": possible,
@@ -123,8 +125,9 @@ def run(problem: Problem, options: ADVI, rng: np.random.Generator, progress: Pro
 
 
 def judge(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dict[str, Any]) -> tuple[str, ...]:
-    """What the importance ratios of the draws say about the approximation."""
-    k = k_hat(stats["lp"] - stats["log_q"])
+    """What the importance ratios of the draws say about the approximation; NaN is a draw that was not judged."""
+    ratios = np.asarray(stats["lp"] - stats["log_q"])
+    k = k_hat(ratios[~np.isnan(ratios)])
     if math.isnan(k):
         return ("Too few draws to judge the approximation by its Pareto k-hat. Ask for at least 100.",)
     if k <= LARGEST_K:
@@ -146,22 +149,27 @@ def _optimizer(options: ADVI) -> Any:
     return optax.adam(RATE_FLOW if options.family == "flow" else RATE)
 
 
+def _target(problem: Problem, options: ADVI) -> Target:
+    """All rows at each step, or as many as the options or the model's own plate say."""
+    drawn = tuple(getattr(problem.marginal.program, "drawn", {}).values())
+    batch = options.batch_size if options.batch_size is not None else drawn[0] if len(drawn) == 1 else None
+    return AllRows(problem) if batch is None else SomeRows(problem, make_batches(problem.marginal, batch))
+
+
 def _recorded(options: ADVI) -> dict[str, Any]:
     """The options as JSON types."""
     optimizer = "adam" if options.optimizer is None else "given"
     return {**{f.name: getattr(options, f.name) for f in dataclasses.fields(options)}, "optimizer": optimizer}
 
 
-def _frame(problem: Problem, weighed: modes.Modes, family: str) -> Frame:
-    """Coordinates at the heaviest mode, in the copy whose components are in increasing order."""
+def _frame(problem: Problem, weighed: modes.Modes, family: str) -> tuple[Frame, Curvature | None]:
+    """Coordinates at the heaviest mode, in the copy whose components are in increasing order, and its curvature."""
     place = weighed.found.places[weighed.chosen]
     curvature: Curvature | None = weighed.comparable[0].curvature if weighed.comparable else None
     copy = ordered_copy(problem, weighed.found.optimiser, place)
-    if copy is None:
-        return guides.frame_at(place.point, curvature, family)
-    if curvature is not None:
+    if copy is not None and curvature is not None:
         curvature = curvature_at(weighed.found.optimiser, copy, place.log_density)
-    return guides.frame_at(copy, curvature, family)
+    return guides.frame_at(place.point if copy is None else copy, curvature, family), curvature
 
 
 def ordered_copy(problem: Problem, optimiser: Optimiser, place: starts.Place) -> np.ndarray | None:
@@ -206,10 +214,42 @@ def _component_axes(shapes: dict[str, tuple[int, ...]], K: int) -> list[dict[str
     return sorted((axes for axes in found if axes), key=lambda axes: abs(sum(map(len, axes.values())) - usual))
 
 
+def _part_of(problem: Problem, target: Target, rng: np.random.Generator) -> Problem:
+    """The problem, or the same on some of its rows where the ascent takes batches of a great many."""
+    if not isinstance(target, SomeRows) or target.size <= PART_ROWS:
+        return problem
+    rows = rng.choice(target.size, PART_ROWS, replace=False)
+    return PartProblem(problem, make_batches(problem.marginal, PART_ROWS), rows)
+
+
+def _polished(point: np.ndarray, curvature: Curvature, optimiser: Optimiser) -> np.ndarray:
+    """Newton's steps on all rows, from the mode of some of them and with their curvature, as long as they rise."""
+    value, gradient = (part[0] for part in optimiser.evaluate(point[None]))
+    for _ in range(POLISHES):
+        step = curvature.covariance @ gradient
+        if 0.5 * step @ gradient < NEGLIGIBLE:
+            break
+        trial = point + step
+        new, new_gradient = (part[0] for part in optimiser.evaluate(trial[None]))
+        if not new > value:
+            break
+        point, value, gradient = trial, new, new_gradient
+    return point
+
+
 def _draw(
-    optimiser: Optimiser, guide: Guide, frame: Frame, phi: np.ndarray, count: int, rng: np.random.Generator
+    optimiser: Optimiser,
+    guide: Guide,
+    frame: Frame,
+    phi: np.ndarray,
+    counts: tuple[int, int],
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
-    """Draws `(count, dimension)` that the density allows, their statistics, and the part that it allows."""
+    """Draws `(count, dimension)` that the density allows, their statistics, and the part that it allows.
+
+    `counts` are how many, and how many of them the density is evaluated at; the others' is NaN.
+    """
+    count, judged = counts
 
     def push(noise: Any, phi: Any) -> tuple[Any, Any]:
         point = guide.push(phi, noise)
@@ -221,8 +261,9 @@ def _draw(
     for _ in range(MOST_REFUSED):
         point, log_q = (np.asarray(part) for part in pushed(rng.normal(size=(count, guide.noise)), phi))
         place = frame.place(point)
-        log_p, _ = optimiser.evaluate(place)
-        good = np.isfinite(log_p)
+        log_p = np.full(count, np.nan)
+        log_p[:judged], _ = optimiser.evaluate(place[:judged])
+        good = ~np.isneginf(log_p)
         kept.append((place[good], log_p[good], log_q[good] - frame.log_det))
         drawn, number = drawn + count, number + int(good.sum())
         if number >= count:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 from marginalia.infer.guides import Frame, Guide, standard_noise
 from marginalia.infer.problem import as_key, key_data
 from marginalia.infer.progress import Progress
+from marginalia.infer.targets import Target
 
 BLOCK = 100  # steps in one compiled call: between two of them there is progress and a chance to stop
 PART = 10  # iterates that are averaged before they are kept
@@ -33,18 +34,6 @@ LARGE = 0.05  # and the largest error of any single parameter
 BATCHES = 10
 MOST_KEPT = 20_000_000  # numbers of the iterates' path
 SMALLEST_RATE = 4.0**-5
-
-
-class Target(Protocol):
-    """What is climbed: a log density and its gradient, estimated from rows that change from step to step."""
-
-    data: Any
-
-    def value_and_gradient(self, points: Any, rows: Any, data: Any) -> tuple[Any, Any]:
-        """Log densities `(samples,)` and gradients `(samples, dimension)` at points; to be traced."""
-
-    def rows(self, steps: int) -> Any:
-        """The rows of the next steps, `(steps, ...)`."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +122,7 @@ class Ascent:
         """Trace and compile for frames of this one's shapes; may be called from another thread."""
         phi = jax.ShapeDtypeStruct(self._guide.start.shape, np.float64)
         state = jax.eval_shape(self._optimizer.init, phi)
-        rows = jax.eval_shape(lambda: self._target.rows(BLOCK))
+        rows = self._target.rows_like(BLOCK)
         number = jax.ShapeDtypeStruct((), np.float64)
         whole = jax.ShapeDtypeStruct((), np.int64)
         bits = jax.ShapeDtypeStruct((2,), np.uint32)
@@ -160,7 +149,7 @@ class Ascent:
         try:
             while done < total and not trail.converged:
                 limit = min(BLOCK, total - done)
-                given = (np.asarray(trail.rate), np.asarray(limit), key_data(rng), self._target.rows(BLOCK))
+                given = (np.asarray(trail.rate), np.asarray(limit), key_data(rng), self._target.rows(rng, BLOCK))
                 end = self._compiled(phi, state, *given, _parts(frame), self._target.data)
                 phi, state = end[:2]
                 parts, seen, elbo, refused = (np.asarray(part) for part in end[2:])
@@ -295,7 +284,7 @@ def _r_hat(window: np.ndarray) -> np.ndarray:
     halves = np.stack([window[:half], window[-half:]])
     within = halves.var(axis=1, ddof=1).mean(axis=0)
     between = halves.mean(axis=1).var(axis=0, ddof=1)
-    floor = (SMALL / 4) ** 2
+    floor = SMALL**2
     return np.sqrt((within + between + floor) / (within + floor))
 
 

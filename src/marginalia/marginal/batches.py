@@ -63,6 +63,14 @@ class Batches:
         """log p(observed, params), estimated from some rows; exact in expectation over them."""
         return self.of_rest(params, data) + self.of_rows(params, rows, data)
 
+    def cut(self, rows: np.ndarray) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The arrays of these rows and those of the rest, for `of_cut`."""
+        return tuple(np.asarray(part) for part in self._cut(rows, self.data)), self.data[1]
+
+    def of_cut(self, params: Mapping[str, Any], cut: Any) -> Any:
+        """`log_density` of rows that were cut out before."""
+        return self.of_rest(params, (None, cut[1])) + self.kernel.log_density(params, cut[0])
+
     def _cut(self, rows: Any, data: Any) -> tuple[Any, ...]:
         return tuple(
             part if axis is None else jnp.take(part, rows, axis=axis)
