@@ -295,7 +295,8 @@ def finish(marginal: Marginal, result: Result, engine: OnDraws | None = None) ->
     single = chains * length == 1
     # A mode may be symmetric by chance, so for one point the labels are tested at draws from the prior.
     tested = engine.prior(3) if single else flatten(draws, marginal.program.latents)
-    families = labels.find_exchangeable(engine, tested)
+    # The draws of an approximation all come from the one mode that it covers, so from one labelling.
+    families = () if "approximation" in result.groups else labels.find_exchangeable(engine, tested)
     if families:
         lp = np.asarray(result.stats.get("lp", np.zeros((chains, length))))
         relabelled = labels.relabel(engine, draws, lp, families)

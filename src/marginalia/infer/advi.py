@@ -20,6 +20,7 @@ from marginalia.infer import guides, modes, starts
 from marginalia.infer.ascent import LARGE, LARGEST_RHAT, Ascent, Climbed
 from marginalia.infer.candidates import kind_of
 from marginalia.infer.curvature import Curvature, curvature_at
+from marginalia.infer.explicit import ExplicitDiscretes
 from marginalia.infer.guides import Frame, Guide
 from marginalia.infer.optimise import Optimiser
 from marginalia.infer.options import ADVI
@@ -88,6 +89,8 @@ def run(problem: Problem, options: ADVI, rng: np.random.Generator, progress: Pro
     climbed = ascent.run(frame, options.steps, rng, progress)
     seconds_climbing = time.perf_counter() - clock
 
+    if isinstance(target, ExplicitDiscretes):
+        target.follow(lambda count: frame.place(guide_draws(guide, climbed.parameters, count, rng)))
     judged = int(np.clip(EVALUATIONS // problem.data_size, FEWEST_JUDGED, options.draws))
     points, stats, possible = _draw(optimiser, guide, frame, climbed.parameters, (options.draws, judged), rng)
     report = found.report(problem.jacobian, weighed.chosen)
@@ -99,6 +102,8 @@ def run(problem: Problem, options: ADVI, rng: np.random.Generator, progress: Pro
         "covariance": (("coordinate", "other_coordinate"), covariance),
         "other_coordinate": (("other_coordinate",), np.array(guides.names(problem.shapes))),
     }
+    if isinstance(target, ExplicitDiscretes):
+        approximation |= target.variables()
     elbo = (stats["lp"] - stats["log_q"])[:, :judged]
     draws = problem.constrain(points[None])
     recorded = _recorded(options)
@@ -151,6 +156,8 @@ def _optimizer(options: ADVI) -> Any:
 
 def _target(problem: Problem, options: ADVI) -> Target:
     """All rows at each step, or as many as the options or the model's own plate say."""
+    if options.discretes == "explicit":
+        return ExplicitDiscretes(problem)
     drawn = tuple(getattr(problem.marginal.program, "drawn", {}).values())
     batch = options.batch_size if options.batch_size is not None else drawn[0] if len(drawn) == 1 else None
     return AllRows(problem) if batch is None else SomeRows(problem, make_batches(problem.marginal, batch))
@@ -212,6 +219,11 @@ def _component_axes(shapes: dict[str, tuple[int, ...]], K: int) -> list[dict[str
     found = [{name: axes for name, axes in chosen if axes} for chosen in itertools.product(*choices)]
     usual = sum(any(len(subset) for _, subset in choice) for choice in choices)
     return sorted((axes for axes in found if axes), key=lambda axes: abs(sum(map(len, axes.values())) - usual))
+
+
+def guide_draws(guide: Guide, phi: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws of a guide in its own coordinates, `(count, dimension)`."""
+    return np.asarray(jax.jit(jax.vmap(guide.push, (None, 0)))(phi, rng.normal(size=(count, guide.noise))))
 
 
 def _part_of(problem: Problem, target: Target, rng: np.random.Generator) -> Problem:

@@ -143,6 +143,11 @@ class Ascent:
         progress.stage("ADVI", total)
         phi: Any = np.asarray(self._guide.start, float)
         state = jax.jit(self._optimizer.init)(phi)
+        pushed = jax.jit(jax.vmap(self._guide.push, (None, 0)))
+
+        def draw(count: int) -> np.ndarray:
+            return frame.place(np.asarray(pushed(phi, rng.normal(size=(count, self._guide.noise)))))
+
         trail = _Trail(phi, self._guide.summary, steps, decays=self._decays)
         history: list[np.ndarray] = []
         interrupted, done, forbidden = False, 0, 0.0
@@ -160,6 +165,7 @@ class Ascent:
                 trail.add(parts[:whole], seen[:whole], done)
                 if trail.restart is not None:
                     phi = trail.restart
+                self._target.follow(draw)
                 progress.update(done, f"ELBO {elbo[:limit].mean():.2f}")
         except KeyboardInterrupt:
             if not history:

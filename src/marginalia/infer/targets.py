@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -34,6 +35,9 @@ class Target(Protocol):
     def anchor(self, point: np.ndarray, optimiser: Optimiser) -> None:
         """Take note of the point around which the climb will be; the shapes in `data` stay."""
 
+    def follow(self, draw: Callable[[int], np.ndarray]) -> None:
+        """Take note of where the climb has come to: `draw(n)` gives points `(n, dimension)` of the approximation."""
+
 
 class AllRows:
     """The whole density at every step."""
@@ -52,6 +56,9 @@ class AllRows:
         return None
 
     def anchor(self, point: np.ndarray, optimiser: Optimiser) -> None:
+        pass
+
+    def follow(self, draw: Callable[[int], np.ndarray]) -> None:
         pass
 
 
@@ -121,3 +128,6 @@ class SomeRows:
         value, gradient = (part[0] for part in optimiser.evaluate(point[None]))
         rest, rest_gradient = jax.jit(jax.value_and_grad(self._of_rest))(point, own)
         self.data = (own, (point, np.asarray(value - rest), np.asarray(gradient - rest_gradient)))
+
+    def follow(self, draw: Callable[[int], np.ndarray]) -> None:
+        pass

@@ -53,7 +53,7 @@ class Batches:
     def of_rest(self, params: Mapping[str, Any], data: Any) -> Any:
         """What belongs to no row: the log prior, and factors of their own."""
         program = self.rest
-        inputs = [jnp.asarray(params[name]) for name in program.latents]
+        inputs: list[Any] = [jnp.asarray(params[name]) for name in program.latents]
         inputs += [np.full(site.shape, site.values[0]) for site in program.discretes.values()]  # read by none
         values = core.jaxpr_as_fun(core.ClosedJaxpr(program.jaxpr.jaxpr, list(data[1])))(*inputs)
         scales = [np.asarray(term.scale, float) for term in program.terms]
@@ -129,7 +129,7 @@ def _read_part(program: Program, batch: int) -> tuple[int, np.ndarray, Program]:
         assert isinstance(model, OnRows)
         model = OnRows(model.inner, {plate: chosen})
     else:
-        sizes = {site.shape[0] if site.shape else 1 for site in program.observed.values()}
+        sizes = {(*site.shape, 1)[0] for site in program.observed.values()}
         if len(sizes) != 1:
             what = "it has no observed site" if not sizes else "its observed sites have different numbers of rows"
             raise _refuse(what, got=", ".join(f"{n} {s.shape}" for n, s in program.observed.items()))
@@ -214,7 +214,7 @@ def _scale(term: Term, factor: float, part: Program) -> np.ndarray | float:
     if scale.size != 1:
         raise _refuse(f"the rows of '{term.name}' have weights of their own")
     # A plate that draws its rows has multiplied already.
-    return float(scale.reshape(())) * (1.0 if part.drawn or _told(part) else factor)
+    return float(scale.reshape(())) * (1.0 if _told(part) else factor)
 
 
 def _told(part: Program) -> bool:
@@ -294,8 +294,8 @@ def _compare(batches: Batches) -> None:
     run = jax.jit(jax.vmap(both, (0, None, None)), compiler_options={"xla_backend_optimization_level": 0})
     ours, theirs = run(points, whole.data, batches.data)
     for name, part in theirs.items():
-        a, b = np.asarray(ours.get(name, np.zeros((POINTS, 0)))), np.asarray(part)
-        a, b = _by_row(a, batches.size), _by_row(b, batches.batch)
+        a = _by_row(np.asarray(ours.get(name, np.zeros((POINTS, 0)))), batches.size)
+        b = _by_row(np.asarray(part), batches.batch)
         if a is None or b is None:
             raise _refuse(f"rows share the discretes that '{name}' reads, so the rows are not independent")
         if not np.allclose(a[:, rows], b, CHECK_TOLERANCE, CHECK_TOLERANCE, equal_nan=True):

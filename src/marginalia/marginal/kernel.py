@@ -149,6 +149,10 @@ class Kernel:
         factors = self.tabulate(params, data)
         return eliminate(self.plan, _tables(factors), semiring, unary)
 
+    def component_densities(self, params: Mapping[str, Any], data: Any, unary: Any) -> Any:
+        """log Z of each connected component of the factor graph, with `unary` (discretes x states) added."""
+        return self._eliminate(params, data, log_sum, unary).log_z
+
     def posterior(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
         """{site: site shape + (K,)}: P(z = k | observed, params), the gradient of log Z."""
         if not self.states.names:

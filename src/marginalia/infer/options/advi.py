@@ -74,6 +74,8 @@ class ADVI:
         whole(self, "draws", 1)
         whole(self, "batch_size", 1, or_none=True)
         whole(self, "starts", 1, or_none=True)
+        if self.batch_size is not None and self.discretes == "explicit":
+            refuse(self, "batch_size", 'None with discretes="explicit"', self.batch_size)
 
 
 def _one_of(owner: ADVI, name: str, known: tuple[str, ...]) -> None:
