@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -12,6 +14,8 @@ from numpyro.distributions import constraints
 
 from marginalia.errors import ModelError, compose
 from marginalia.inversion import Table, enumerated, run_nuts, tabulated
+
+_integrals: ContextVar[dict[int, Any] | None] = ContextVar("integrals", default=None)
 
 GIVEN, LISTED, INVERTED, WALKED = "given", "listed", "inverted", "walked"
 
@@ -110,7 +114,11 @@ class Density(dist.Distribution):
         if self._sampler is None:
             if self.way == WALKED:
                 return run_nuts(key, self.log_prob, self._support, shape)
-            return self.table().draw(key, tuple(sample_shape))
+            table = self.table()
+            seen = _integrals.get()
+            if seen is not None:
+                seen[id(self)] = table.log_integral
+            return table.draw(key, tuple(sample_shape))
         drawn = jnp.asarray(self._sampler(key, shape, **self.params))
         if drawn.shape != shape:
             raise _refusal(
@@ -125,6 +133,17 @@ class Density(dist.Distribution):
         """The distribution of a number, laid out: what draws are made from, and the integral of the density."""
         make = enumerated if self._support.is_discrete else tabulated
         return make(self.log_prob, self._support, self.batch_shape)
+
+
+@contextmanager
+def watching_integrals() -> Iterator[dict[int, Any]]:
+    """Collect the log integrals, by the identity of the `Density`, that quadrature finds while draws are made."""
+    seen: dict[int, Any] = {}
+    before = _integrals.set(seen)
+    try:
+        yield seen
+    finally:
+        _integrals.reset(before)
 
 
 def find_density(fn: Any) -> Density | None:

@@ -13,9 +13,9 @@ from numpyro.distributions import biject_to
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
-FIRST_NODES = 257
+FIRST_NODES = 129
 ROUNDS = 8
-SPLIT, PARTS = 20, 8  # in each round so many cells are cut into so many parts
+SPLIT, PARTS = 12, 8  # in each round so many cells are cut into so many parts
 FARTHEST = 1e8  # the first nodes lie between minus this and this, dense around 0
 NEAREST = 1e-2
 UNRESOLVED = 0.7  # nats between a peak and its neighbours above which there may be more to it
@@ -115,16 +115,25 @@ def tabulated(log_prob: Callable[[Any], Any], support: Any, batch: tuple[int, ..
         for part in (first, log_heights(first))
     )
 
+    rows = jnp.arange(size)[:, None]
+
     def cut(_: Any, known: tuple[Any, Any]) -> tuple[Any, Any]:
         places, logs = known
         _, chosen = jax.lax.top_k(_urgency(places, logs), SPLIT)
+        chosen = jnp.sort(chosen, axis=1)
         left, right = (jnp.take_along_axis(places, chosen + side, axis=1) for side in (0, 1))
         parts = jnp.arange(1, PARTS) / PARTS
         new = (left[..., None] + (right - left)[..., None] * parts).reshape(size, spare)
-        places = places.at[:, -spare:].set(new)
-        logs = logs.at[:, -spare:].set(log_heights(new))
-        order = jnp.argsort(places, axis=1)
-        return jnp.take_along_axis(places, order, axis=1), jnp.take_along_axis(logs, order, axis=1)
+        # Old nodes move up by what comes before them; the copies at the end are moved out.
+        moved = jnp.cumsum(jnp.zeros(places.shape, int).at[rows, chosen + 1].set(PARTS - 1), axis=1)
+        places_to = jnp.arange(places.shape[1]) + moved
+        between = (chosen + jnp.arange(SPLIT) * (PARTS - 1))[..., None] + jnp.arange(1, PARTS)
+        between = between.reshape(size, spare)
+
+        def inserted(old: Any, added: Any) -> Any:
+            return jnp.zeros_like(old).at[rows, places_to].set(old, mode="drop").at[rows, between].set(added)
+
+        return inserted(places, new), inserted(logs, log_heights(new))
 
     places, logs = jax.lax.fori_loop(0, ROUNDS, cut, (places, logs))
     top = jnp.max(logs, axis=1, keepdims=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
-from marginalia.distributions import GIVEN, INVERTED, LISTED, WALKED, find_density
+from marginalia.distributions import GIVEN, INVERTED, LISTED, WALKED, find_density, watching_integrals
 from marginalia.errors import DataError, FitError, MarginaliaWarning, compose
 from marginalia.infer.bridge import refuse_improper
 from marginalia.ondraws import Params, count, flatten
@@ -26,7 +26,8 @@ MAX_NUMBERS = 2e7  # predicted numbers kept in memory
 WALKED_DRAWS = 200  # draws, where each takes a run of NUTS
 PRIOR_TRIES = 100  # times as many draws as asked for, where a factor forbids some
 TABLE_NUMBERS = 4e6  # numbers in the tables of densities that are inverted at the same time
-TABLE_NODES = 1500
+TABLE_NODES = 1000
+TABLES = 30_000  # each takes some 0.3 ms
 NORMALISED = 0.01
 WAYS = {
     GIVEN: "drawn by its own sampler",
@@ -64,8 +65,8 @@ def predict(
         keys = np.random.default_rng(random_seed).integers(2**32, size=(count(params), 2), dtype=np.uint32)
         per_draw = forward.look(keys[0], {n: v[0] for n, v in params.items()})
         most = max(1, int(MAX_NUMBERS / per_draw)) if limit is None else limit
-        if limit is None and forward.walks:
-            most = min(most, WALKED_DRAWS)
+        if limit is None:
+            most = min(most, forward.most())
         every = max(1, -(-count(params) // most))
         chosen = {n: v.reshape(chains, length, *v.shape[1:])[:, ::every] for n, v in params.items()}
         flat = flatten(chosen, chosen)
@@ -141,30 +142,34 @@ class _Forward:
         self.factors: list[str] = []
         self.kept: list[str] = []
         self._ways: dict[str, str] = {}
-        self._nodes = 0
+        self._tables = 0
 
     @property
     def walks(self) -> bool:
         """Whether each draw takes a run of NUTS."""
         return WALKED in self._ways.values()
 
+    def most(self) -> int:
+        """How many draws take some seconds, where hand-written densities make each one dear."""
+        if self.walks:
+            return WALKED_DRAWS
+        return max(1, TABLES // self._tables) if self._tables else int(MAX_NUMBERS)
+
     def _once(self, key: Any, one: Params) -> tuple[dict[str, Any], dict[str, Any], Any]:
         # Raw bits become a key here, whatever generator the user has set as JAX's default.
         seeded = handlers.seed(self._program.model, jax.random.wrap_key_data(key, impl="threefry2x32"))
         seeded = handlers.substitute(seeded, data=one)
-        trace = handlers.trace(handlers.uncondition(seeded)).get_trace(*self._args, **self._kwargs)
+        with watching_integrals() as seen:
+            trace = handlers.trace(handlers.uncondition(seeded)).get_trace(*self._args, **self._kwargs)
         samples = {n: s for n, s in trace.items() if s["type"] == "sample"}
         _same_shapes(samples, one)
         self.factors = [n for n, s in samples.items() if type(s["fn"]).__name__ == "Unit"]
         self.kept = [n for n in samples if n not in one and n not in self.factors]
         found = {n: density for n in self.kept if (density := find_density(samples[n]["fn"])) is not None}
         self._ways = {n: density.way for n, density in found.items()}
-        tables = {n: density for n, density in found.items() if density.way in (LISTED, INVERTED)}
-        self._nodes = sum(int(np.prod(density.batch_shape)) for density in tables.values())
-        integrals = {}
-        for n, density in tables.items():
-            log_integral = density.table().log_integral
-            integrals[n] = jnp.stack([jnp.min(log_integral), jnp.max(log_integral)])
+        tables = {n: seen[id(density)] for n, density in found.items() if id(density) in seen}
+        self._tables = sum(int(np.prod(table.shape)) for table in tables.values())
+        integrals = {n: jnp.stack([jnp.min(table), jnp.max(table)]) for n, table in tables.items()}
         allowed = jnp.ones((), bool)
         for n in self.factors:
             allowed = allowed & jnp.all(samples[n]["fn"].log_prob(samples[n]["value"]) > -jnp.inf)
@@ -178,7 +183,7 @@ class _Forward:
     def run(self, keys: np.ndarray, params: Params) -> _Drawn:
         """One draw per key; densities that have to be inverted go through in batches that fit in memory."""
         if self._ways:
-            wide = TABLE_NODES * max(1, self._nodes)
+            wide = TABLE_NODES * max(1, self._tables)
             batch = 1 if self.walks else int(np.clip(TABLE_NUMBERS // wide, 1, len(keys)))
             compiled = jax.jit(lambda *pair: jax.lax.map(lambda one: self._once(*one), pair, batch_size=batch))
         else:
