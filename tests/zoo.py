@@ -783,6 +783,51 @@ def _thirty_best(params, y):
     return {name: p.argmax() for name, p in _thirty_marginals(params, y).items()}
 
 
+@row_model(args=(np.array([0, 3, 0, 1, 2]),), params={"r": [0.7, 2.5], "g": 0.3})
+def hurdle_components(y):
+    r = numpyro.sample("r", dist.Exponential(1.0).expand([2]))
+    g = numpyro.sample("g", dist.Beta(2, 2))
+    with numpyro.plate("obs", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        numpyro.sample("y", dist.HurdlePoisson(g, r[z]), obs=y)
+
+
+@row_model(args=(np.array([0, 3, 0, 1, 2]),), params={"b": 0.6})
+def beta_binomial_latent(y):
+    b = numpyro.sample("b", dist.Exponential(1.0))
+    with numpyro.plate("obs", len(y)):
+        z = numpyro.sample("z", dist.BetaBinomial(1.0 + b, 2.0, 3))
+        numpyro.sample("y", dist.Poisson(0.5 + z), obs=y)
+
+
+def _half(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 2).expand([2]))
+    with numpyro.plate("obs", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Normal(mu[z], 1), obs=y)
+
+
+@case(args=(Y5,), params={"a/mu": [0.2, 1.7], "b/mu": [-1.0, 0.4]})
+def scoped_twice(y):
+    handlers.scope(_half, "a")(y[:2])
+    handlers.scope(_half, "b")(y[2:])
+
+
+@case(args=(Y5,), params={"mu": [0.2, 1.7]}, sums=False)
+def group_sums_in_a_factor(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 2).expand([2]))
+    z = numpyro.sample("z", dist.Bernoulli(0.3).expand([5]))
+    numpyro.factor("f", jax.ops.segment_sum(mu[z] * y, jnp.array([1, 0, 1, 1, 2]), 3))
+
+
+@case(args=(Y5,), params={"mu": [0.2, 1.7]})
+def group_sums_in_a_mean(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 2).expand([2]))
+    z = numpyro.sample("z", dist.Bernoulli(0.3).expand([5]))
+    total = jnp.ones((3, 2)).at[jnp.array([1, 0, 1, 1, 2])].add(jnp.stack([mu[z], y], 1))
+    numpyro.sample("y", dist.Normal(total, 1.0), obs=jnp.outer(y[:3], jnp.ones(2)))
+
+
 @case(args=(Y30,), params={"mu": MU3}, closed=_thirty_closed, marginals=_thirty_marginals, best=_thirty_best)
 def thirty_named(y):
     mu = numpyro.sample("mu", dist.Normal(0, 3).expand([3]))
@@ -909,6 +954,10 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "filled_index": lambda z: jnp.array([1.0, 3.0]).at[z].get(mode="fill", fill_value=7.0),
     "scatter_to_places": lambda z: jnp.zeros(5).at[jnp.array([3, 1, 1, 0])].add(z * 1.0),
     "top_k": lambda z: lax.top_k(z, 2)[0],
+    "top_k_of_pairs": lambda z: lax.top_k(jnp.stack([z, 2 - z], 1), 1)[1][:, 0],
+    "digitize": lambda z: jnp.digitize(z * 1.0, jnp.array([0.5, 1.5])),
+    "bincount": lambda z: jnp.bincount(z, length=3),
+    "histogram_weights": lambda z: jnp.zeros(3).at[z].add(jnp.array([1.0, 2.0, -1.0, 0.5])),
     "switch": lambda z: lax.switch(z[3], [lambda v: v[0], lambda v: v[1] * 3, lambda v: v.sum()], z),
     "loop_of_updates": lambda z: lax.fori_loop(1, 4, lambda i, c: c.at[i].set(c[i - 1] + z[i]), jnp.zeros(4)),
     "where_guards_nan": lambda z: jnp.where(z > 0, jnp.log(z * 1.0), -1.0),

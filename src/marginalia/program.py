@@ -268,12 +268,10 @@ def _density(
                 )
             scale = lazy.get()
         found.append(Term(name, kind, shape, 1.0 if scale is None else np.asarray(scale), counts))
-    jaxpr = (
-        closed.jaxpr.replace(outvars=closed.jaxpr.outvars[: len(terms)], debug_info=None)
-        if len(closed.jaxpr.outvars) > len(terms)
-        else closed.jaxpr
-    )
-    return core.ClosedJaxpr(jaxpr, closed.consts), tuple(found)
+    if len(closed.jaxpr.outvars) > len(terms):
+        whole_program = core.jaxpr_as_fun(closed)
+        closed = jax.make_jaxpr(lambda *values: whole_program(*values)[: len(terms)])(*floats, *whole)
+    return closed, tuple(found)
 
 
 def _seen(name: str, sites: Mapping[str, Any]) -> Any:

@@ -41,7 +41,7 @@ class Bridge:
         self._latent = [i for i, term in enumerate(program.terms) if term.kind == "latent"]
         # Where a latent's prior reads a discrete (a state's own level, say), the prior is a sum as well.
         self._tangled = any(
-            scope.lanes and program.terms[term].kind == "latent" for term, _, scope, _ in kernel.factors
+            part.scope.lanes and program.terms[part.terms[0]].kind == "latent" for part in kernel.factors
         )
         if self._tangled:
             self._prior = Kernel(_restricted(program, ("latent", "discrete"))).log_density

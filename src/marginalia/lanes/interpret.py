@@ -132,8 +132,11 @@ def force(node: Node) -> Value:
     return total
 
 
-def run(jaxpr: core.Jaxpr, constants_: Sequence[Node], inputs: Sequence[Node]) -> list[Node]:
-    """Interpret a jaxpr; equations that no output reads are passed over."""
+def run(
+    jaxpr: core.Jaxpr, constants_: Sequence[Node], inputs: Sequence[Node], outputs: Sequence[Any] | None = None
+) -> list[Node]:
+    """Interpret a jaxpr, to its outputs or to other variables in it; equations that none of them reads are skipped."""
+    outputs = jaxpr.outvars if outputs is None else outputs
     environment: dict[core.Var, Node] = {}
     environment.update(zip(jaxpr.constvars, constants_, strict=True))
     environment.update(zip(jaxpr.invars, inputs, strict=True))
@@ -144,10 +147,10 @@ def run(jaxpr: core.Jaxpr, constants_: Sequence[Node], inputs: Sequence[Node]) -
             return constant(np.asarray(atom.val, dtype=aval.dtype))
         return environment[atom]
 
-    for equation in live_equations(jaxpr):
-        outputs = interpret_equation(equation, [read(atom) for atom in equation.invars])
-        environment.update(zip(equation.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    for equation in live_equations(jaxpr, outputs):
+        results = interpret_equation(equation, [read(atom) for atom in equation.invars])
+        environment.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in outputs]
 
 
 def run_closed(closed: core.ClosedJaxpr, inputs: Sequence[Node]) -> list[Node]:
@@ -161,9 +164,9 @@ def as_constant(array: Any) -> Value:
     )
 
 
-def live_equations(jaxpr: core.Jaxpr) -> list[Any]:
+def live_equations(jaxpr: core.Jaxpr, outputs: Sequence[Any] | None = None) -> list[Any]:
     """The equations that some output depends on, in order."""
-    needed = {v for v in jaxpr.outvars if isinstance(v, core.Var)}
+    needed = {v for v in (jaxpr.outvars if outputs is None else outputs) if isinstance(v, core.Var)}
     live = []
     for equation in reversed(jaxpr.eqns):
         if any(v in needed for v in equation.outvars):
@@ -224,12 +227,12 @@ def _additive(equation: Any, name: str, nodes: list[Node]) -> Sum | None:
         shapes = {node.shape for node in nodes}
         if len(shapes) != 1:
             return None
-        first, second = (_terms(node) for node in nodes)
+        first, second = (terms_of(node) for node in nodes)
         if name == "sub":
             second = tuple(term.then("neg") for term in second)
         return Sum(first + second, nodes[0].shape)
     if name == "neg":
-        return Sum(tuple(term.then("neg") for term in _terms(nodes[0])), nodes[0].shape)
+        return Sum(tuple(term.then("neg") for term in terms_of(nodes[0])), nodes[0].shape)
     if name in ("mul", "div") and isinstance(nodes[0], Sum) and isinstance(nodes[1], Value):
         factor = nodes[1]
         if factor.lanes or factor.shape != nodes[0].shape:
@@ -238,7 +241,7 @@ def _additive(equation: Any, name: str, nodes: list[Node]) -> Sum | None:
     return None
 
 
-def _terms(node: Node) -> tuple[Term, ...]:
+def terms_of(node: Node) -> tuple[Term, ...]:
     return node.terms if isinstance(node, Sum) else (Term(node),)
 
 
@@ -270,6 +273,8 @@ _BY_NAME: dict[str, Any] = {
     "or": jax.lax.bitwise_or,
     "xor": jax.lax.bitwise_xor,
     "div": jax.lax.div,
+    "eq": jax.lax.eq,
+    "select_n": jax.lax.select_n,
 }
 
 

@@ -400,3 +400,27 @@ def _sort(equation: Any, values: list[Value]) -> list[Value]:
     params = {**equation.params, "dimension": len(lanes) + axis}
     arrays = constants.bind(equation.primitive, params, *[jnp.asarray(t) for t in tables])
     return [Value(a, values[0].shape, lanes) for a in arrays]
+
+
+@rule("top_k")
+def _top_k(equation: Any, values: list[Value]) -> list[Value]:
+    (value,) = values
+    axis = equation.params.get("axis", value.rank - 1) % value.rank
+    value = materialize(explode(value, [axis]), [axis])
+    n = len(value.lanes)
+    params = {**equation.params, **({"axis": n + axis} if "axis" in equation.params else {})}
+    arrays = constants.bind(equation.primitive, params, jnp.asarray(value.array))
+    shape = tuple(equation.outvars[0].aval.shape)
+    return [Value(array, shape, value.lanes) for array in arrays]
+
+
+@rule("call_hi_primitive")
+def _search_sorted(equation: Any, values: list[Value]) -> list[Value]:
+    """`jnp.searchsorted` and `jnp.digitize`: place by place where the edges are given; others have no rule."""
+    inner = equation.params.get("_prim")
+    among_given = type(inner).__name__ == "SearchSorted" and not values[0].lanes
+    if not among_given or getattr(inner, "batch_dims", None) != 0:
+        return generic(equation, values)
+    edges, queries = values
+    array = jnp.searchsorted(jnp.asarray(materialize(edges).array), jnp.asarray(queries.array), side=inner.side)
+    return [Value(array.astype(equation.outvars[0].aval.dtype), queries.shape, queries.lanes)]

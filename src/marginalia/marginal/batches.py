@@ -161,7 +161,7 @@ def _some(rng: np.random.Generator, size: int, batch: int) -> np.ndarray:
 
 
 def _has_rows(leaf: Any, size: int) -> bool:
-    shape = getattr(leaf, "shape", ())
+    shape: tuple[int, ...] = getattr(leaf, "shape", ())
     return len(shape) >= 1 and shape[0] == size
 
 
@@ -232,7 +232,7 @@ def _refuse_shared(rest: Program) -> None:
 def _only(program: Program, terms: list[int]) -> Program:
     """The program with these terms alone, and the arrays that they read."""
     jaxpr = program.jaxpr.jaxpr
-    cut = jaxpr.replace(outvars=[jaxpr.outvars[i] for i in terms], debug_info=None)
+    cut = jaxpr.replace(outvars=[jaxpr.outvars[i] for i in terms])
     equations = live_equations(cut)
     read_ = {v for e in equations for v in e.invars if isinstance(v, core.Var)}
     read_ |= {v for v in cut.outvars if isinstance(v, core.Var)}

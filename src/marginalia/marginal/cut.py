@@ -133,9 +133,9 @@ def _unbounded_components(kernel: Kernel) -> np.ndarray:
     """Components in which some term may exceed probability 1."""
     terms = kernel.program.terms
     read = [
-        components_read(kernel.plan.graph, scope)
-        for term, _, scope, _ in kernel.factors
-        if scope.lanes and not terms[term].counts
+        components_read(kernel.plan.graph, part.scope)
+        for part in kernel.factors
+        if part.scope.lanes and not terms[part.terms[0]].counts
     ]
     return np.unique(np.concatenate([np.zeros(0, np.int64), *read]))
 
@@ -144,10 +144,11 @@ def _log_tail(kernel: Kernel, factors: list[Factor], site: int, name: str) -> An
     """log P(x >= K) of each element, the largest over the states of what x depends on; None where it is not seen."""
     first, stop = kernel.states.offsets[site], kernel.states.offsets[site + 1]
     program = kernel.program
-    own = [f for f in factors if program.terms[f.term].name == name and program.terms[f.term].kind == "discrete"]
+    term = next(t for t, about in enumerate(program.terms) if about.name == name and about.kind == "discrete")
+    own = [f for f in factors if term in f.terms]
     if len(own) != 1 or own[0].axes:
         return None
-    value: Value = own[0].value
+    value: Value = own[0].of(term)
     lanes = [i for i, lane in enumerate(value.lanes) if ((lane.ids >= first) & (lane.ids < stop)).all()]
     if len(lanes) != 1:
         return None

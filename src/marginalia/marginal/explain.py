@@ -46,7 +46,7 @@ def explain(kernel: Kernel, cuts: Cuts) -> str:
         who = ", ".join(names) if len(names) <= 4 else f"{names[0]}, ..., {names[-1]} ({len(names)} sites)"
         lines.append(f"  {who}: {line}")
     rounds = _count(len(plan.rounds), "round")
-    cells = sum(math.prod(h) for h, f in zip(kernel.held, kernel.factors, strict=True) if f[2].lanes) + plan.numbers
+    cells = sum(math.prod(h) for h, f in zip(kernel.held, kernel.factors, strict=True) if f.scope.lanes) + plan.numbers
     lines.append(
         f"One evaluation: {rounds} of elimination, at most {plan.largest_clique} joint states at a time, "
         f"{cells:,} table entries ({_bytes(8 * cells)}), about {_flops(kernel):,} operations."

@@ -33,7 +33,7 @@ from marginalia.marginal.eliminate import (
 )
 from marginalia.marginal.graph import Graph, Scope, build_graph
 from marginalia.marginal.plan import Plan, make_plan
-from marginalia.marginal.tabulate import Factor, States, tabulate
+from marginalia.marginal.tabulate import Factor, Part, States, alike_terms, apart, tabulate
 from marginalia.marginal.units import find_units
 from marginalia.program import Program
 
@@ -48,15 +48,27 @@ class Kernel:
         self.states = States.of(program)
         self.data: tuple[Any, ...] = tuple(program.jaxpr.consts)
         self.limits = bounds.current()
-        self.counting = True
-        try:
-            self._scan_structure()
-        except Refusal:
-            # Sums that cannot be convolved (two different sums of the same parts, say) may still be written out.
-            if not self.register.counts:
-                raise
-            self.counting = False
-            self._scan_structure()
+        self._settle_structure()
+
+    def _settle_structure(self) -> None:
+        """The first way to read the terms that is not refused: alike ones together, sums as discretes of their own."""
+        together = alike_terms(self.program)
+        ways = [(together, True), (together, False)]
+        if together.batches:
+            # An operation without a rule is dearer where it is vectorised.
+            ways += [(apart(self.program), True), (apart(self.program), False)]
+        first: Refusal | None = None
+        for self.alike, self.counting in ways:
+            if not self.counting and not self.register.counts:
+                continue  # no sum was met that could be written out instead
+            try:
+                self._scan_structure()
+            except Refusal as refusal:
+                first = first or refusal
+            else:
+                return
+        assert first is not None
+        raise first
 
     def _scan_structure(self) -> None:
         """Trace the factors once, abstractly, and decide how their discretes are summed out."""
@@ -65,26 +77,26 @@ class Kernel:
         register = Register(int(states.offsets[-1]), closed=not self.counting)
 
         def run(params: dict[str, Any], data: tuple[Any, ...]) -> int:
-            found[:] = tabulate(program, states, params, data, register, self.open_data)
+            found[:] = tabulate(program, states, params, data, self.alike, register, self.open_data)
             return 0
 
         self.register = register
         jax.eval_shape(run, self.abstract_params(), self.data)
-        self.factors: tuple[tuple[int, tuple[int, ...], Scope, np.ndarray], ...] = tuple(
-            (f.term, f.axes, Scope(f.value.shape, f.value.lanes), f.scale) for f in found
+        self.factors: tuple[Part, ...] = tuple(
+            Part(f.terms, f.stacked, f.axes, Scope(f.value.shape, f.value.lanes), f.scale) for f in found
         )
         self.held = tuple(tuple(f.value.array.shape) for f in found)
-        scopes = [scope for _, _, scope, _ in self.factors if scope.lanes]
+        scopes = [f.scope for f in self.factors if f.scope.lanes]
         graph = build_graph(scopes, states.sizes, states.site, states.names, states.offsets, register.counts)
         self.plan: Plan = make_plan(graph, register.counts)
-        self.component_scale = _component_scale(program, graph, [f for f in self.factors if f[2].lanes])
+        self.component_scale = _component_scale(program, graph, [f for f in self.factors if f.scope.lanes])
         self.units, self.leftovers = find_units(program, graph, self.factors)
 
     def tabulate(self, params: Mapping[str, Any], data: Any) -> list[Factor]:
         """All factors as tables, under the limits that held when the program was read."""
         register = Register(int(self.states.offsets[-1]), closed=not self.counting)
         with bounds.under(self.limits):
-            return tabulate(self.program, self.states, params, data, register, self.open_data)
+            return tabulate(self.program, self.states, params, data, self.alike, register, self.open_data)
 
     def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {n: jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for n, s in self.program.latents.items()}
@@ -106,7 +118,7 @@ class Kernel:
     def log_likelihood(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
         """Per independent unit after the sum: log p(unit | params), before any scale."""
         factors = self.tabulate(params, data)
-        kinds = [self.program.terms[f.term].kind for f in factors]
+        kinds = [self.program.terms[f.terms[0]].kind for f in factors]
         laned = [(f, k) for f, k in zip(factors, kinds, strict=True) if f.value.lanes]
         tables = _tables(factors)
         log_z = eliminate(self.plan, tables).log_z
@@ -123,8 +135,8 @@ class Kernel:
             if unit.components is not None:
                 result[unit.name] = log_z[unit.components].reshape(unit.shape)
             else:
-                own = [f for f in factors if f.term == unit.term]
-                values = sum(jnp.asarray(materialize(f.value).array) for f in own if not f.value.lanes and not f.axes)
+                own = [f for f in factors if unit.term in f.terms and not f.value.lanes and not f.axes]
+                values = sum(jnp.asarray(materialize(f.of(unit.term)).array) for f in own)
                 result[unit.name] = jnp.broadcast_to(values, unit.shape)
         return result
 
@@ -210,10 +222,12 @@ class Kernel:
         for f in factors:
             if f.axes:
                 continue
-            table = jnp.asarray(materialize(f.value).array)
-            lanes = len(f.value.lanes)
-            best = jnp.max(table, axis=tuple(range(lanes))) if lanes else table
-            result[self.program.terms[f.term].name] = best
+            for term in f.terms:
+                value = f.of(term)
+                table = jnp.asarray(materialize(value).array)
+                lanes = len(value.lanes)
+                best = jnp.max(table, axis=tuple(range(lanes))) if lanes else table
+                result[self.program.terms[term].name] = best
         return result
 
     # ---- unconstrained space --------------------------------------------------------------------------------
@@ -269,25 +283,24 @@ def _weighted(values: Any, weight: np.ndarray | None, shape: tuple[int, ...], el
     return jnp.sum(values if weight is None else _scaled(values, weight))
 
 
-def _component_scale(
-    program: Program, graph: Graph, factors: list[tuple[int, tuple[int, ...], Scope, np.ndarray]]
-) -> np.ndarray | None:
+def _component_scale(program: Program, graph: Graph, factors: list[Part]) -> np.ndarray | None:
     """One scale per connected component, applied after the sum; unequal ones under one sum are refused."""
-    if all((scale == 1.0).all() for *_, scale in factors):
+    if all((f.scale == 1.0).all() for f in factors):
         return None
     found = np.full(graph.n_components, np.nan)
     setter = np.full(graph.n_components, -1)
     for batch in graph.batches:
         if batch.source is None or not len(batch.scope):
             continue
-        term, _, scope, scale = factors[batch.source.factor]
-        flat = np.broadcast_to(scale, scope.shape).reshape(-1)
+        part = factors[batch.source.factor]
+        flat = np.broadcast_to(part.scale, part.scope.shape).reshape(-1)
+        terms = np.repeat(part.terms, len(flat) // len(part.terms) if part.stacked else len(flat))
         if batch.source.elements is not None:
-            flat = flat[batch.source.elements]
+            flat, terms = flat[batch.source.elements], terms[batch.source.elements]
         component = graph.component[batch.scope[0]]
         new = np.isnan(found[component])
         found[component[new]] = flat[new]
-        setter[component[new]] = term
+        setter[component[new]] = terms[new]
         unequal = found[component] != flat
         if unequal.any():
             first = int(np.argmax(unequal))
@@ -295,7 +308,8 @@ def _component_scale(
             who = describe_variables(batch.scope[:, first], graph.names, graph.offsets)
             raise Refusal(
                 compose(
-                    f"sites under one sum have different scales: '{program.terms[term].name}' has {flat[first]:g}, "
+                    f"sites under one sum have different scales: '{program.terms[terms[first]].name}' has "
+                    f"{flat[first]:g}, "
                     f"'{other}' has {found[component[first]]:g}",
                     where=f"discrete {who}",
                     expected="one scale for a discrete and all that reads it, since the scale multiplies the log of "

@@ -17,6 +17,7 @@ from marginalia.lanes import bounds
 from marginalia.marginal.cut import LONGEST, Cuts, losses, lost_mass
 from marginalia.marginal.explain import explain
 from marginalia.marginal.kernel import Kernel
+from marginalia.marginal.pairs import pairwise
 from marginalia.precision import float64
 from marginalia.program import Program, read
 
@@ -128,7 +129,7 @@ class Marginal:
         """Become the wider marginal that `covering` gave."""
         if other is not self:
             self.program, self.kernel, self.cuts = other.program, other.kernel, other.cuts
-            for cached in ("_compiled", "_lost"):
+            for cached in ("_compiled", "_lost", "_pairs"):
                 self.__dict__.pop(cached, None)
 
     def _call(self, verb: str, params: Mapping[str, Any], *extra: Any) -> Any:
@@ -201,6 +202,33 @@ class Marginal:
     def posterior(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """P(z = k | observed, params): {site: site shape + (size of its support,)}."""
         return self._call("posterior", params)
+
+    def pairwise(
+        self, params: Mapping[str, Any], first: str, second: str | None = None, *, lag: int = 1, axis: int = -1
+    ) -> Any:
+        """P(two discretes | observed, params), exactly: (*shape of the pairs, K of the first, K of the second).
+
+        With one name the pairs are elements `lag` apart along `axis`, so that of a hidden Markov chain the sum over
+        the pairs is the expected number of transitions from state to state; with two names they are the elements of
+        both sites in the same place.
+
+        >>> marginal.pairwise(params, "z").sum(0)            # expected transition counts, (K, K)
+        >>> marginal.pairwise(params, "row", "column")
+        """
+        with float64():
+            values = self._checked(params)
+            if any(isinstance(v, jax.core.Tracer) for v in values.values()):
+                return pairwise(self.kernel, first, second, lag, axis)(values, self.kernel.data)
+            if self.endless:
+                self._adopt(self.covering({name: value[None] for name, value in values.items()}))
+            asked = (first, second, lag, axis)
+            if asked not in self._pairs:
+                self._pairs[asked] = jax.jit(pairwise(self.kernel, *asked))
+            return np.asarray(self._pairs[asked](values, self.kernel.data))
+
+    @functools.cached_property
+    def _pairs(self) -> dict[tuple[Any, ...], Callable[..., Any]]:
+        return {}
 
     def sample(self, params: Mapping[str, Any], key: Any) -> dict[str, Any]:
         """A joint draw of all discretes: {site: site shape}; `key` is a JAX key or an integer seed."""

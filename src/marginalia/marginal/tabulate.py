@@ -6,31 +6,49 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from marginalia.jaxpr.known import Lazy
+from marginalia.lanes.alike import Alike, find_alike, run_alike
 from marginalia.lanes.bounds import Context, current, speaking_of
-from marginalia.lanes.interpret import Sum, run
+from marginalia.lanes.interpret import Sum
 from marginalia.lanes.sums import Register
-from marginalia.lanes.value import Lane, Value, plain
+from marginalia.lanes.value import Lane, Value, plain, take
+from marginalia.marginal.graph import Scope
 from marginalia.program import Discrete, Program
 
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """One array of log-factors; `term` is the program's term that it comes from.
+    """One array of log-factors; `terms` are the program's terms that it comes from.
 
-    `axes` are those that the term sums over: without any, the elements are the term's own.
+    `axes` are those that a term sums over: without any, the elements are the term's own. Alike terms are `stacked`
+    along a first axis; else there is one.
     """
 
-    term: int
+    terms: tuple[int, ...]
     value: Value
     scale: np.ndarray
     axes: tuple[int, ...]
+    stacked: bool = False
+
+    def of(self, term: int) -> Value:
+        """The part that comes from one of the terms."""
+        return take(self.value, 0, self.terms.index(term)) if self.stacked else self.value
+
+
+class Part(NamedTuple):
+    """The static half of a factor."""
+
+    terms: tuple[int, ...]
+    stacked: bool
+    axes: tuple[int, ...]
+    scope: Scope
+    scale: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,17 +78,31 @@ SMALL = 4096
 """Constants of up to so many numbers are part of the program: what is computed from them alone is computed once."""
 
 
+def alike_terms(program: Program) -> Alike:
+    """Which terms are read together."""
+    sources = [None] * len(program.latents) + [len(d.values) for d in program.discretes.values()]
+    kinds = [(term.kind, term.shape, term.counts) for term in program.terms]
+    return find_alike(program.jaxpr.jaxpr, sources, kinds)
+
+
+def apart(program: Program) -> Alike:
+    """Every term read by itself."""
+    return Alike(program.jaxpr.jaxpr, (), tuple(range(len(program.terms))))
+
+
 def tabulate(
     program: Program,
     states: States,
     params: Mapping[str, Any],
     data: Sequence[Any],
+    alike: Alike,
     register: Register | None = None,
     open_data: frozenset[int] = frozenset(),
 ) -> list[Factor]:
     """All factors of the program at the given parameters (tracers or arrays).
 
-    `register` collects the sums that became discretes of their own; their identities follow those of the program's.
+    `alike` says which terms are read together. `register` collects the sums that became discretes of their own; their
+    identities follow those of the program's.
     `open_data` are places in `data` whose values may differ from the program's own, so that nothing rests on those.
     """
     inputs: list[Value] = [plain(jnp.asarray(params[name])) for name in program.latents]
@@ -91,22 +123,31 @@ def tabulate(
     context = Context(current(), states.names, states.offsets, "the log-probability", register)
     factors: list[Factor] = []
     with speaking_of(context):
-        outputs = run(program.jaxpr.jaxpr, constants, inputs)
-        for i, (term, node) in enumerate(zip(program.terms, outputs, strict=True)):
-            scale = np.asarray(term.scale, float)
+        for i, term in enumerate(program.terms):
             if term.kind == "discrete" and program.discretes[term.name].bounds is not None:
                 place = len(program.latents) + list(program.discretes).index(term.name)
                 own = _own_support(program.discretes[term.name], inputs[place])
-                factors.append(Factor(i, own, _scale_like(scale, own.shape), ()))
+                factors.append(Factor((i,), own, _scale_like(np.asarray(term.scale, float), own.shape), ()))
+        for terms, stacked, node in run_alike(alike, constants, inputs):
+            scale = _scale_of(program, terms, stacked, node.shape)
             if not isinstance(node, Sum):
-                factors.append(Factor(i, node, _scale_like(scale, node.shape), ()))
+                factors.append(Factor(terms, node, scale, (), stacked))
                 continue
             for part in node.terms:
                 wide = np.broadcast_to(scale, node.shape)
                 for axis in sorted(part.axes):
                     wide = np.expand_dims(wide, axis)
-                factors.append(Factor(i, part.spread(), wide, part.axes))
+                factors.append(Factor(terms, part.spread(), wide, part.axes, stacked))
     return factors
+
+
+def _scale_of(program: Program, terms: tuple[int, ...], stacked: bool, shape: tuple[int, ...]) -> np.ndarray:
+    scales = [np.asarray(program.terms[t].scale, float) for t in terms]
+    if not stacked:
+        return _scale_like(scales[0], shape)
+    if all((scale == 1.0).all() for scale in scales):
+        return np.ones((1,) * len(shape))
+    return np.stack([np.broadcast_to(_scale_like(scale, shape[1:]), shape[1:]) for scale in scales])
 
 
 def _constant(traced: Any, own: Any) -> Value:

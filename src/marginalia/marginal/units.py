@@ -9,6 +9,7 @@ import numpy as np
 
 from marginalia.lanes.value import full_ids
 from marginalia.marginal.graph import Graph, Scope, Source
+from marginalia.marginal.tabulate import Part
 from marginalia.program import Program
 
 
@@ -43,31 +44,33 @@ class Leftover:
     targets: np.ndarray
 
 
-type Parts = Sequence[tuple[int, tuple[int, ...], Scope, np.ndarray]]
-
-
-def find_units(program: Program, graph: Graph, factors: Parts) -> tuple[tuple[Unit, ...], tuple[Leftover, ...]]:
+def find_units(
+    program: Program, graph: Graph, factors: Sequence[Part]
+) -> tuple[tuple[Unit, ...], tuple[Leftover, ...]]:
     """Units of the log-likelihood: rows where rows are independent, else groups; joint outcomes stay one unit."""
     units: list[Unit] = []
     members: dict[int, np.ndarray] = {}
-    leftovers: list[Leftover] = []
-    silent = _silent_batches(graph, factors)
+    reached: dict[int, np.ndarray] = {}
     count = graph.n_components
+    of_term: dict[int, list[_View]] = {}
+    for part in factors:
+        for position, t in enumerate(part.terms):
+            of_term.setdefault(t, []).append(_View.of(part, position))
     for t, term in enumerate(program.terms):
         if term.kind not in ("observed", "factor"):
             continue
-        own = [f for f, (index, *_) in enumerate(factors) if index == t]
-        if not any(factors[f][2].lanes for f in own):
+        own = of_term.get(t, [])
+        if not any(view.lanes for view in own):
             units.append(Unit(term.name, term.shape, _dims(program, term.name, term.shape), (term.name,), None, t))
             continue
-        first = _first_components(graph, [factors[f] for f in own], term.shape)
+        first = _first_components(graph, own, term.shape)
         alone = np.flatnonzero(first < 0)
         first[alone] = count + np.arange(len(alone))
         count += len(alone)
-        read = [components_read(graph, factors[f][2]) for f in own]
-        members[t] = first if not any(factors[f][1] for f in own) else np.concatenate([*read, first[alone]])
-        for f in own:
-            leftovers.extend(_leftovers(f, factors[f], silent.get(f, []), term.shape, first))
+        reached[t] = first
+        read = [graph.component[ids[ids >= 0]] for view in own for ids in view.lanes]
+        members[t] = first if not any(view.axes for view in own) else np.concatenate([*read, first[alone]])
+    leftovers = _leftovers(program, graph, factors, reached)
     touching: dict[int, list[int]] = {}
     for t, component in members.items():
         for c in np.unique(component):
@@ -80,12 +83,29 @@ def find_units(program: Program, graph: Graph, factors: Parts) -> tuple[tuple[Un
             lists.setdefault(tuple(touched), []).append(c)
         keyed = {terms: np.asarray(sorted(c), int) for terms, c in lists.items()}
     units.extend(_unit(program, terms, components, members) for terms, components in keyed.items())
-    return tuple(units), tuple(leftovers)
+    return tuple(units), leftovers
 
 
-def _silent_batches(graph: Graph, factors: Parts) -> dict[int, list[Source]]:
+@dataclass(frozen=True, eq=False)
+class _View:
+    """What one term has of a factor: the identities along each lane, flat, and the element of the term for each."""
+
+    lanes: tuple[np.ndarray, ...]
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @staticmethod
+    def of(part: Part, position: int) -> _View:
+        shape = part.scope.shape
+        if not part.stacked:
+            return _View(tuple(full_ids(lane, shape).reshape(-1) for lane in part.scope.lanes), part.axes, shape)
+        lanes = tuple(full_ids(lane, shape)[position].reshape(-1) for lane in part.scope.lanes)
+        return _View(lanes, tuple(axis - 1 for axis in part.axes), shape[1:])
+
+
+def _silent_batches(graph: Graph, factors: Sequence[Part]) -> dict[int, list[Source]]:
     """Per factor with lanes: its elements that read nothing all the same."""
-    laned = [f for f, (_, _, scope, _) in enumerate(factors) if scope.lanes]
+    laned = [f for f, part in enumerate(factors) if part.scope.lanes]
     found: dict[int, list[Source]] = {}
     for batch in graph.batches:
         if batch.source is not None and not len(batch.scope):
@@ -93,21 +113,20 @@ def _silent_batches(graph: Graph, factors: Parts) -> dict[int, list[Source]]:
     return found
 
 
-def _places(scope: Scope, axes: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """For every element of a factor the flat element of its term that it is part of."""
+def _places(view: _View, shape: tuple[int, ...]) -> np.ndarray:
+    """For every element of a term's factor the flat element of the term that it is part of."""
     places = np.arange(int(np.prod(shape))).reshape(shape)
-    for axis in sorted(axes):
+    for axis in sorted(view.axes):
         places = np.expand_dims(places, axis)
-    return np.broadcast_to(places, scope.shape).reshape(-1)
+    return np.broadcast_to(places, view.shape).reshape(-1)
 
 
-def _first_components(graph: Graph, own: Parts, shape: tuple[int, ...]) -> np.ndarray:
+def _first_components(graph: Graph, own: Sequence[_View], shape: tuple[int, ...]) -> np.ndarray:
     """Per element of a term: a component that it reads, -1 for none."""
     found = np.full(int(np.prod(shape)), -1, np.int64)
-    for _, axes, scope, _ in own:
-        places = _places(scope, axes, shape)
-        for lane in scope.lanes:
-            ids = full_ids(lane, scope.shape).reshape(-1)
+    for view in own:
+        places = _places(view, shape)
+        for ids in view.lanes:
             new = (ids >= 0) & (found[places] < 0)
             found[places[new]] = graph.component[ids[new]]
     return found
@@ -119,17 +138,25 @@ def components_read(graph: Graph, scope: Scope) -> np.ndarray:
 
 
 def _leftovers(
-    factor: int,
-    part: tuple[int, tuple[int, ...], Scope, np.ndarray],
-    silent: Sequence[Source],
-    shape: tuple[int, ...],
-    first: np.ndarray,
-) -> list[Leftover]:
-    _, axes, scope, _ = part
-    targets = first[_places(scope, axes, shape)]
-    if not scope.lanes:
-        return [Leftover(factor, None, targets)]
-    return [Leftover(factor, s, targets if s.elements is None else targets[s.elements]) for s in silent]
+    program: Program, graph: Graph, factors: Sequence[Part], reached: dict[int, np.ndarray]
+) -> tuple[Leftover, ...]:
+    """`reached` says for each element of the terms that read something where it belongs."""
+    silent = _silent_batches(graph, factors)
+    found = []
+    for f, part in enumerate(factors):
+        if not all(t in reached for t in part.terms):
+            continue
+        views = [_View.of(part, position) for position in range(len(part.terms))]
+        targets = np.concatenate(
+            [reached[t][_places(view, program.terms[t].shape)] for t, view in zip(part.terms, views, strict=True)]
+        )
+        if not part.scope.lanes:
+            found.append(Leftover(f, None, targets))
+        found.extend(
+            Leftover(f, source, targets if source.elements is None else targets[source.elements])
+            for source in silent.get(f, [])
+        )
+    return tuple(found)
 
 
 def _unit(program: Program, terms: tuple[int, ...], components: np.ndarray, members: dict[int, np.ndarray]) -> Unit:

@@ -1,0 +1,94 @@
+"""P(two discretes | observed): the gradient of log Z with respect to numbers added to each joint state of a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marginalia.errors import OptionError, compose
+from marginalia.lanes.bounds import under
+from marginalia.lanes.value import Lane
+from marginalia.marginal.eliminate import eliminate
+from marginalia.marginal.graph import Scope, build_graph
+from marginalia.marginal.plan import make_plan
+
+if TYPE_CHECKING:
+    from marginalia.marginal.kernel import Kernel
+
+
+def pairwise(
+    kernel: Kernel, first: str, second: str | None, lag: int, axis: int
+) -> Callable[[Mapping[str, Any], Any], Any]:
+    """A function of parameters and data that gives `(*shape of the pairs, K of the first, K of the second)`.
+
+    Pairs are elements of one site `lag` apart along `axis`, or elements of two sites in the same place (their shapes
+    broadcast). The pairs are put into the factor graph, so the elimination is exact for any two discretes, near or far.
+    """
+    a, b = _identities(kernel, first, second, lag, axis)
+    sizes = [len(kernel.program.discretes[name].values) for name in (first, second or first)]
+    scope = Scope((a.size,), tuple(Lane(x.reshape(-1), n) for x, n in zip((a, b), sizes, strict=True)))
+    states = kernel.states
+    scopes = [part.scope for part in kernel.factors if part.scope.lanes]
+    counts = kernel.register.counts
+    with under(kernel.limits):
+        graph = build_graph([*scopes, scope], states.sizes, states.site, states.names, states.offsets, counts)
+        plan = make_plan(graph, counts)
+
+    def probabilities(params: Mapping[str, Any], data: Any) -> Any:
+        tables = [(jnp.asarray(f.value.array), f.value.shape) for f in kernel.tabulate(params, data) if f.value.lanes]
+
+        def total(added: Any) -> Any:
+            return jnp.sum(eliminate(plan, [*tables, (added, scope.shape)]).log_z)
+
+        found = jax.grad(total)(jnp.zeros((*sizes, a.size)))
+        return jnp.moveaxis(found, -1, 0).reshape((*a.shape, *sizes))
+
+    return probabilities
+
+
+def _identities(kernel: Kernel, first: str, second: str | None, lag: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    one = _of_site(kernel, first)
+    if second is not None and second != first:
+        other = _of_site(kernel, second)
+        try:
+            a, b = np.broadcast_arrays(one, other)
+        except ValueError as error:
+            raise OptionError(
+                compose(
+                    "two discretes can be paired element by element only where their shapes broadcast",
+                    where=f"pairwise('{first}', '{second}')",
+                    got=f"shapes {one.shape} and {other.shape}",
+                )
+            ) from error
+        return a, b
+    length = one.shape[axis] if one.ndim and -one.ndim <= axis < one.ndim else 0
+    if not 1 <= lag < length:
+        raise OptionError(
+            compose(
+                "there are no such pairs",
+                where=f"pairwise('{first}', lag={lag}, axis={axis})",
+                expected="an axis of the site and a lag of at least 1, below the axis's length",
+                got=f"a site of shape {one.shape}",
+                remedy="for two sites that are named apart (`z_0`, `z_1`) give both names.",
+            )
+        )
+    return np.take(one, range(length - lag), axis), np.take(one, range(lag, length), axis)
+
+
+def _of_site(kernel: Kernel, name: str) -> np.ndarray:
+    if name not in kernel.program.discretes:
+        raise OptionError(
+            compose(
+                f"there is no discrete latent '{name}'",
+                where="pairwise()",
+                expected=", ".join(kernel.program.discretes) or "a program with discrete latents",
+            )
+        )
+    place = list(kernel.program.discretes).index(name)
+    offsets = kernel.states.offsets
+    shape = kernel.program.discretes[name].shape
+    return np.arange(offsets[place], offsets[place + 1], dtype=np.int32).reshape(shape)
