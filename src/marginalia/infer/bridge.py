@@ -66,9 +66,7 @@ class Bridge:
     def _terms(self, params: Mapping[str, Any], data: Any) -> list[Any]:
         """The log-probabilities of the latents' elements; they read no discrete."""
         program = self._problem.marginal.program
-        jaxpr = program.jaxpr.jaxpr.replace(
-            outvars=[program.jaxpr.jaxpr.outvars[i] for i in self._latent], debug_info=None
-        )
+        jaxpr = program.jaxpr.jaxpr.replace(outvars=[program.jaxpr.jaxpr.outvars[i] for i in self._latent])
         values = [jnp.asarray(params[name], float) for name in program.latents]
         values += [jnp.full(site.shape, site.values[0]) for site in program.discretes.values()]
         return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, list(data)))(*values)
@@ -162,6 +160,6 @@ def _restricted(program: Program, kinds: tuple[str, ...]) -> Program:
     """The program with only its terms of these kinds."""
     kept = [i for i, term in enumerate(program.terms) if term.kind in kinds]
     jaxpr = program.jaxpr.jaxpr
-    fewer = jaxpr.replace(outvars=[jaxpr.outvars[i] for i in kept], debug_info=None)
+    fewer = jaxpr.replace(outvars=[jaxpr.outvars[i] for i in kept])
     closed = core.ClosedJaxpr(fewer, program.jaxpr.consts)
     return dataclasses.replace(program, terms=tuple(program.terms[i] for i in kept), jaxpr=closed)
