@@ -245,10 +245,10 @@ def summed(y):
 
 REFUSALS = {
     "chain": (hidden_markov, (Y,), "the shape of 'stay' depends on the rows"),
-    "loop": (looped_markov, (Y,), "are not"),
+    "loop": (looped_markov, (Y,), "not independent|are not the same"),
     "total": (total, (Y,), "'few' reads the discretes of many rows"),
     "groups": (grouped, (Y, np.arange(N) % 4), "its discrete 'z' is shared by rows"),
-    "twins": (twins, (Y, np.arange(N) // 3), "."),
+    "twins": (twins, (Y, np.arange(N) // 3), "not independent|are not the same"),
     "mean of the data": (centred, (Y,), "are not the same when the model sees a part of the rows"),
     "mean in NumPy": (centred_in_numpy, (Y,), "are not the same when the model sees a part of the rows"),
     "effects": (own_effects, (Y,), "its continuous latent 'e' has a value for each row"),
