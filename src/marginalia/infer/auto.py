@@ -8,7 +8,8 @@
    independent proposals visit in proportion to their mass, and a chain does not. The whole run is judged as any
    other, its k-hat included; if anything is found, the choice goes on.
 4. Else **SMC**, where several distinct modes have comparable mass.
-5. Else **NUTS**, which runs on until the judge is content, up to a stated number of draws.
+5. Else **NUTS**, which runs on until the judge is content, up to a stated number of draws; and then SMC after all,
+   if the chains have missed a minor mode that they should have seen.
 
 A draw of NUTS needs some ten gradients, one after another; a draw of Laplace one density, all at the same time.
 With few data both take less than the compilation, and NUTS also finds its way to places that no start has seen,
@@ -72,14 +73,14 @@ def run(
     own, rng = rng.spawn(2)
     proposal = laplace.propose(problem, weighed, None) if weighed.comparable and tries else None
     tried = laplace.pilot(proposal, densities, own) if proposal else None
-    several = len(weighed.comparable) > 1
+    several, some = len(weighed.comparable) > 1, len(weighed.every) > 1
     reasons = _measured(problem, weighed, tried)
     result = None
-    if proposal and tried and (many or several) and _fits(weighed, tried):
+    if proposal and tried and (many or some) and _fits(weighed, tried):
         more = max(1, int(np.ceil(USUAL_EFFICIENCY / tried.efficiency)))
         chosen = Laplace(options.draws * more, options.chains, starts=options.starts)
         result = laplace.sample(problem, chosen, weighed, proposal, tried, densities, rng, progress)
-        reasons.append("its proposals fit" + (", and visit each mode as often as it deserves" if several else ""))
+        reasons.append("its proposals fit" + (", and visit each mode as often as it deserves" if some else ""))
         if result.findings and not result.info["interrupted"]:
             reasons.append("but a whole run of Laplace did not do")
             result = None
@@ -87,7 +88,10 @@ def run(
         result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons)
     if result is None:
         result = nuts.sample(problem, sampler, weighed, rng, progress, checkpoint)
-        if not many:
+        if result.info["missed_modes"] and not several:
+            reasons.append("NUTS missed a minor mode")
+            result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons) or result
+        elif not many:
             reasons.append("with so few data gradients are cheap")
     made = next(iter(result.draws.values())).shape[1]
     if made > options.draws:
@@ -128,9 +132,9 @@ def _tempered(
 
 def _fits(weighed: modes.Modes, tried: laplace.Pilot) -> bool:
     """Whether Laplace's proposals would do, and all agree on the modes that they come from."""
-    counts = [weighed.found.places[mode.place].count for mode in weighed.comparable]
+    best = weighed.found.places[weighed.chosen]
     return (
-        tried.k_hat <= laplace.LARGEST_K_HAT and tried.efficiency >= LEAST_EFFICIENCY and min(counts) >= FEWEST_AGREEING
+        tried.k_hat <= laplace.LARGEST_K_HAT and tried.efficiency >= LEAST_EFFICIENCY and best.count >= FEWEST_AGREEING
     )
 
 
@@ -138,8 +142,8 @@ def _measured(problem: Problem, weighed: modes.Modes, tried: laplace.Pilot | Non
     """What speaks for or against a method, in words."""
     out = [f"{problem.dimension} parameters, {problem.data_size} numbers of data"]
     out.append(f"{weighed.found.places[weighed.chosen].count} of {weighed.found.total} starts agree")
-    if len(weighed.comparable) > 1:
-        out.append(f"{len(weighed.comparable)} modes of comparable mass")
+    if len(weighed.every) > 1:
+        out.append(f"{len(weighed.every)} modes that count, {len(weighed.comparable)} of comparable mass")
     if not weighed.comparable:
         out.append("no mode has the curvature of a peak")
     elif tried is None:

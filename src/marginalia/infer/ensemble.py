@@ -66,7 +66,7 @@ def run(problem: Problem, options: Ensemble, rng: np.random.Generator, progress:
         "step_size": np.tile(after.step_size, (options.chains, 1)),
     }
     report = weighed.found.report(problem.jacobian, weighed.chosen)
-    findings = judge(draws, stats, dataclasses.asdict(options))
+    findings = (*_missed(problem, weighed, after), *judge(draws, stats, dataclasses.asdict(options)))
     if interrupted:
         words = f"Interrupted: {made} of {options.draws} draws per chain are kept. Run again for all of them."
         findings = (words, *findings)
@@ -84,6 +84,12 @@ def run(problem: Problem, options: Ensemble, rng: np.random.Generator, progress:
         "seconds_sampling": time.perf_counter() - clock,
     }
     return Result("ensemble", draws, stats, report, findings, info)
+
+
+def _missed(problem: Problem, weighed: modes.Modes, after: Numbers) -> tuple[str, ...]:
+    """Say which modes no chain has visited; whether chains agree on those of comparable mass, nested R-hat says."""
+    one = np.swapaxes(after.points, 0, 1).reshape(1, -1, problem.dimension)
+    return modes.unvisited(problem, weighed, one)
 
 
 def judge(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dict[str, Any]) -> tuple[str, ...]:

@@ -115,10 +115,10 @@ def propose(problem: Problem, weighed: modes.Modes, df: float | None) -> Proposa
             what = f"with {problem.dimension} parameters the curvature of the modes is not computed"
         remedy = 'use method="nuts"; where the density grows without bound, give scales and weights a proper prior.'
         raise FitError(compose(what, where="Laplace", remedy=remedy))
-    masses = np.array([mode.mass for mode in weighed.comparable])
+    masses = np.array([mode.mass for mode in weighed.every])
     return Proposal(
-        np.stack([mode.point for mode in weighed.comparable]),
-        np.stack([mode.curvature.root for mode in weighed.comparable]),
+        np.stack([mode.point for mode in weighed.every]),
+        np.stack([mode.curvature.root for mode in weighed.every]),
         masses / masses.sum(),
         max(FEWEST_DF, float(problem.dimension)) if df is None else float(df),
     )

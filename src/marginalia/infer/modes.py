@@ -13,8 +13,11 @@ from marginalia.infer.problem import Problem
 from marginalia.infer.result import MAXIMUM
 
 MODES_WEIGHED = 5
-CLIMBS_PER_CHAIN = 16  # draws whose mode is looked up where there are rivals
-COMPARABLE = 4.0  # nats of mass: modes nearer than this to the best one matter
+CLIMBS = 64  # draws whose mode is looked up, for each rival
+COMPARABLE = 4.0  # nats of mass: modes nearer than this to the best one matter,
+MINOR = 7.0  # and those nearer than this move a mean by more than the noise of some thousand draws
+FEWEST_VISITS = 10  # draws that a minor mode must be due before a miss is said
+TIE = 1e-4  # values of one site nearer than this part of their spread over the modes coincide
 WEIGHED_WITHIN = 30.0  # nats of density: a mode further below the best is not weighed
 JITTER_TRIES = 8
 PLAIN_JITTER = 0.05
@@ -37,18 +40,26 @@ class Weighed:
     mass: float
 
 
-TIE = 1e-4  # values of one site nearer than this part of their spread over the modes coincide
-
-
 @dataclass(frozen=True)
 class Modes:
-    """The places that the starts found, and those of comparable mass, the heaviest first (none may be proper).
+    """The places that the starts found, and those of them that have some mass, the heaviest first.
 
     Label copies of a mode count as the same mode.
+
+    Attributes:
+        found: All places.
+        comparable: The heaviest mode and those of comparable mass; none, if no place is proper.
+        minor: Those of less mass, but some.
     """
 
     found: starts.Found
     comparable: tuple[Weighed, ...]
+    minor: tuple[Weighed, ...] = ()
+
+    @property
+    def every(self) -> tuple[Weighed, ...]:
+        """All modes that have some mass."""
+        return (*self.comparable, *self.minor)
 
     @property
     def chosen(self) -> int:
@@ -66,10 +77,10 @@ class Modes:
 
         Such modes have different numbers of label copies, and masses counted for one copy of each mislead.
         """
-        ties = np.full(len(self.comparable), np.inf)
+        ties = np.full(len(self.every), np.inf)
         for name, value in self.found.places[self.chosen].params.items():
             if np.size(value) > 1:  # components coincide where all of their sites do
-                values = [np.sort(self.found.places[mode.place].params[name], axis=None) for mode in self.comparable]
+                values = [np.sort(self.found.places[mode.place].params[name], axis=None) for mode in self.every]
                 spread = np.ptp(np.concatenate([np.zeros(1), *values]))
                 ties = np.minimum(ties, [np.sum(np.diff(one) <= TIE * spread) for one in values])
         return bool(np.any(ties != ties[:1]))
@@ -88,9 +99,10 @@ def weigh(found: starts.Found) -> Modes:
     kept = [
         Weighed(i, found.places[i].point, curvature, float(np.exp(mass - weighed[0][0])))
         for mass, i, curvature in weighed
-        if weighed[0][0] - mass < COMPARABLE
+        if weighed[0][0] - mass < MINOR
     ]
-    return Modes(found, tuple(kept))
+    least = np.exp(-COMPARABLE)
+    return Modes(found, tuple(m for m in kept if m.mass > least), tuple(m for m in kept if m.mass <= least))
 
 
 def around(
@@ -128,21 +140,43 @@ def around(
 
 
 def unvisited(problem: Problem, modes: Modes, points: np.ndarray) -> tuple[str, ...]:
-    """Say which modes some chain has not visited; `points` has the shape `(chain, draw, dimension)`."""
-    if not modes.rivals:
-        return ()
+    """Say which modes the chains have missed; `points` has the shape `(chain, draw, dimension)`.
+
+    Of each chain the draws that are most alike to a mode are looked at, and where they lead uphill. A mode of
+    comparable mass must have been visited by every chain, a minor one by some chain if by its mass it should have been.
+    """
     chains, length = points.shape[:2]
-    rows = np.linspace(0, length - 1, min(length, CLIMBS_PER_CHAIN)).astype(int)
-    some = points[:, rows].reshape(-1, points.shape[2])
-    uphill = starts.reached(problem, modes.found, some).reshape(chains, -1)
-    visits = [(rival, int((uphill == rival.place).any(axis=1).sum())) for rival in modes.rivals]
-    missed = [(rival, visitors) for rival, visitors in visits if visitors < chains]
+    total = sum(mode.mass for mode in modes.every)
+    due = [mode for mode in modes.minor if mode.mass / total * chains * length > FEWEST_VISITS]
+    visits = [_visitors(problem, modes, mode, points) for mode in (*modes.rivals, *due)]
+    missed = [
+        (mode, visitors)
+        for mode, visitors in zip((*modes.rivals, *due), visits, strict=True)
+        if visitors < (chains if mode in modes.rivals else 1)
+    ]
     if not missed:
         return ()
     rival, visitors = missed[0]
+    several = len(modes.comparable) if rival in modes.rivals else len(modes.every)
+    kind = "modes of comparable weight" if rival in modes.rivals else "modes"
     return (
-        f"The density has {len(modes.comparable)} modes of comparable weight that are no copies with other labels. "
-        f"One of them holds about {rival.mass:.0%} of the mass of the one where all chains began, and "
-        f"{visitors} of {chains} chains visited it. R-hat cannot tell what all chains have missed. "
+        f"The density has {several} {kind} that are no copies with other labels. "
+        f"One of them holds about {rival.mass:.2g} times the mass of the heaviest, and "
+        f"{f'{visitors} of {chains} chains visited it' if chains > 1 else 'no draw is there'}. R-hat cannot tell what all chains have missed. "
         'Use method="smc", which visits them all; or narrow the priors, or order components where modes mean the same.',
     )
+
+
+def _visitors(problem: Problem, modes: Modes, mode: Weighed, points: np.ndarray) -> int:
+    """How many chains have been uphill to a mode."""
+    chains, length = points.shape[:2]
+    place = modes.found.places[mode.place]
+    params = problem.constrain(points.reshape(chains * length, -1))
+    both = {name: np.concatenate([place.params[name][None], leaf]) for name, leaf in params.items()}
+    features = starts.label_free(both)
+    far = np.sum((features[1:] - features[0]) ** 2, axis=1).reshape(chains, length)
+    each = max(1, CLIMBS // chains)
+    nearest = np.argsort(far, axis=1, kind="stable")[:, :each]
+    some = np.take_along_axis(points, nearest[:, :, None], axis=1)
+    uphill = starts.reached(problem, modes.found, some.reshape(-1, points.shape[2])).reshape(chains, -1)
+    return int((uphill == mode.place).any(axis=1).sum())

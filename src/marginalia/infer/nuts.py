@@ -115,8 +115,8 @@ def sample(
     drawn = _until_content(problem, sampler, chains, progress, checkpoint.part("chains"))
     report = weighed.found.report(problem.jacobian, weighed.chosen)
     draws = problem.constrain(drawn.points)
-    findings = modes.unvisited(problem, weighed, drawn.points)
-    findings += check.hmc(draws, drawn.stats, dataclasses.asdict(options))
+    missed = modes.unvisited(problem, weighed, drawn.points)
+    findings = missed + check.hmc(draws, drawn.stats, dataclasses.asdict(options))
     if chains.interrupted:
         made = drawn.points.shape[1]
         findings = (
@@ -131,6 +131,7 @@ def sample(
         "divergences": int(drawn.stats["diverging"].sum()),
         "gradient_evaluations": drawn.evaluations,
         "halvings": chains.halvings,
+        "missed_modes": bool(missed),
         "interrupted": chains.interrupted,
         "seconds_sampling": time.perf_counter() - clock,
     }

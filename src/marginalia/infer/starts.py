@@ -149,7 +149,7 @@ def _places(problem: Problem, ends: Climb, span: np.ndarray) -> tuple[Place, ...
     far |= np.isin(names, edged) & (np.abs(ends.points) > LARGEST_LOGIT)
     params = problem.constrain(ends.points)
     places = []
-    for group in _groups(ends.log_density, _label_free(params)):
+    for group in _groups(ends.log_density, label_free(params)):
         finished = [i for i in group if ends.status[i] == CONVERGED]
         lead = (finished or group)[0]
         # Where the arithmetic saturates, far out, the gradient may vanish too: that is no maximum.
@@ -180,7 +180,7 @@ def reached(problem: Problem, found: Found, points: np.ndarray) -> np.ndarray:
         name: np.concatenate([np.stack([place.params[name] for place in found.places]), leaf])
         for name, leaf in params.items()
     }
-    features = _label_free(both)
+    features = label_free(both)
     heights = np.array([place.log_density for place in found.places])
     places, uphill = features[: len(heights)], features[len(heights) :]
     same = np.all(np.abs(uphill[:, None] - places) <= 1, axis=2)
@@ -190,7 +190,7 @@ def reached(problem: Problem, found: Found, points: np.ndarray) -> np.ndarray:
     return out
 
 
-def _label_free(params: dict[str, np.ndarray]) -> np.ndarray:
+def label_free(params: dict[str, np.ndarray]) -> np.ndarray:
     """Each site's values in increasing order, `(n, all)`, in units of what counts as equal.
 
     Permuting the labels permutes the values of each site, so copies of a mode agree in this.

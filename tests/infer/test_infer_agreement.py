@@ -1,0 +1,76 @@
+"""Every method that draws gives the means that quadrature gives, in Monte Carlo standard errors."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from exact import MODELS, Exact, funnel, latent_class
+
+import marginalia as mg
+from marginalia.errors import MarginaliaWarning
+
+SIGMAS = 4.0
+METHODS = {"auto": mg.Auto(), "nuts": mg.NUTS(draws=4000), "laplace": mg.Laplace(), "ensemble": mg.Ensemble(draws=400)}
+
+
+@functools.cache
+def exact(name: str) -> Exact:
+    return MODELS[name]()
+
+
+@functools.cache
+def marginal(name: str) -> mg.Marginal:
+    return mg.marginalize(exact(name).model, *exact(name).args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_means_are_those_of_quadrature(name: str, method: str) -> None:
+    fit = mg.fit(marginal(name), method=METHODS[method], random_seed=11, progressbar=False)
+    assert fit.status == ()
+    errors = exact(name).errors(fit.draws)
+    assert max(errors.values()) < SIGMAS, errors
+    if fit.method == "laplace":
+        assert fit.result.info["k_hat"] < 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [1.5, 2.0])
+def test_a_funnel_is_sampled_by_the_default_and_refused_by_laplace(scale: float) -> None:
+    model = funnel(scale)
+    fit = mg.fit(model.model, *model.args, random_seed=1, progressbar=False)
+    assert fit.method == "nuts"
+    assert fit.status == ()
+    assert max(model.errors(fit.draws).values()) < SIGMAS
+    with pytest.warns(MarginaliaWarning, match="These draws are no posterior: the Pareto k-hat"):
+        fit = mg.fit(model.model, *model.args, method="laplace", random_seed=1, progressbar=False)
+    assert fit.result.info["k_hat"] > 0.7
+
+
+def test_the_default_gives_the_means_of_a_mixture() -> None:
+    fit = mg.fit(marginal("mixture"), random_seed=3, progressbar=False)
+    assert fit.status == ()
+    errors = exact("mixture").errors(fit.draws)
+    assert max(errors.values()) < SIGMAS, errors
+    # Both numbers are label-free, so the errors above would not see labels that switched.
+    assert np.all(fit.draws["mu"].mean(axis=(0, 1))[0] < fit.draws["mu"].mean(axis=(0, 1))[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("people", "words"), [(40, "2 modes of comparable weight"), (150, "2 modes that are no copies")]
+)
+def test_a_mode_that_chains_missed_is_said_by_nuts_and_visited_by_the_default(people: int, words: str) -> None:
+    """With 150 people it holds 1 % of the mass: enough to be wrong by ten standard errors with an R-hat of 1.00."""
+    model = latent_class(people, tell=4.0)
+    with pytest.warns(MarginaliaWarning, match=words):
+        fit = mg.fit(model.model, *model.args, method=METHODS["nuts"], random_seed=11, progressbar=False)
+    assert fit.summary()["r_hat"].max() < 1.01
+    fit = mg.fit(model.model, *model.args, random_seed=11, progressbar=False)
+    assert fit.method == "laplace"
+    assert fit.result.info["modes"] == 2
+    assert fit.status == ()
+    assert max(model.errors(fit.draws).values()) < SIGMAS
