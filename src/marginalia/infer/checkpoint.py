@@ -205,7 +205,7 @@ def open_checkpoint(path: str | Path, identity: Identity, draw_seed: Callable[[]
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             if about["format"] == FORMAT:
                 return about, decode(about["parts"], file)
