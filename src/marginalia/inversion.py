@@ -22,7 +22,7 @@ UNRESOLVED = 0.7  # nats between a peak and its neighbours above which there may
 LISTED = 4096  # values of a discrete without a largest one
 CANDIDATES = 1024
 SPREADS = (1.0, 3.0, 10.0, 100.0)
-WARM_UP, STEPS = 150, 50
+WARM_UP, STEPS, DEEPEST = 60, 20, 5
 
 
 class Table(NamedTuple):
@@ -197,6 +197,6 @@ def run_nuts(key: Any, log_prob: Callable[[Any], Any], support: Any, shape: tupl
 
     init, step = hmc(potential, algo="NUTS")
     value, slope = jax.value_and_grad(potential)(start)
-    state = init(ParamInfo(start, value, slope), WARM_UP, max_tree_depth=6, rng_key=walk_key)
+    state = init(ParamInfo(start, value, slope), WARM_UP, max_tree_depth=DEEPEST, rng_key=walk_key)
     state = jax.lax.fori_loop(0, WARM_UP + STEPS, lambda _, now: step(now), state)
     return transform(state.z)

@@ -90,12 +90,12 @@ def prior_predict(program: Any, number: int, *, random_seed: int | None = None) 
     Raises:
         FitError: A prior is improper, a distribution has no sampler, or a factor forbids nearly everything.
     """
-    refuse_improper(program, "prior_predictive()")
     forward = _Forward(program, program.args, dict(program.kwargs))
     rng = np.random.default_rng(random_seed)
     parts: list[_Drawn] = []
     tried = kept = 0
     with float64():
+        refuse_improper(program, "prior_predictive()")
         forward.look(np.zeros(2, np.uint32), {})
         while kept < number:
             if tried >= PRIOR_TRIES * number:
@@ -143,6 +143,7 @@ class _Forward:
         self.kept: list[str] = []
         self._ways: dict[str, str] = {}
         self._tables = 0
+        self._compiled: Callable[..., Any] | None = None
 
     @property
     def walks(self) -> bool:
@@ -182,14 +183,15 @@ class _Forward:
 
     def run(self, keys: np.ndarray, params: Params) -> _Drawn:
         """One draw per key; densities that have to be inverted go through in batches that fit in memory."""
-        if self._ways:
-            wide = TABLE_NODES * max(1, self._tables)
-            batch = 1 if self.walks else int(np.clip(TABLE_NUMBERS // wide, 1, len(keys)))
-            compiled = jax.jit(lambda *pair: jax.lax.map(lambda one: self._once(*one), pair, batch_size=batch))
-        else:
-            compiled = jax.jit(jax.vmap(self._once))
-        values, integrals, allowed = jax.tree.map(np.asarray, compiled(keys, params))
+        if self._compiled is None:
+            self._compiled = jax.jit(self._in_batches(len(keys)) if self._ways else jax.vmap(self._once))
+        values, integrals, allowed = jax.tree.map(np.asarray, self._compiled(keys, params))
         return _Drawn({n: values[n] for n in self.kept}, integrals, allowed)
+
+    def _in_batches(self, most: int) -> Callable[..., Any]:
+        wide = TABLE_NODES * max(1, self._tables)
+        batch = 1 if self.walks else int(np.clip(TABLE_NUMBERS // wide, 1, most))
+        return lambda *pair: jax.lax.map(lambda one: self._once(*one), pair, batch_size=batch)
 
     def said(self, integrals: Params) -> dict[str, str]:
         """How draws from hand-written densities were made; warns where their integrals look wrong."""

@@ -70,8 +70,6 @@ def test_the_mode_of_a_program_and_its_file(tmp_path):
 
 
 def test_options_that_make_no_sense():
-    with pytest.raises(OptionError, match="later version"):
-        mg.fit(program, Y, checkpoint="somewhere")
     with pytest.raises(OptionError, match="no such method"):
         mg.fit(program, Y, method="magic")
     with pytest.raises(OptionError, match="already has its data"):
