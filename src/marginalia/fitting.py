@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,12 +17,13 @@ from marginalia import compare, labels, store, tidy
 from marginalia import membership as memberships
 from marginalia import predict as prediction
 from marginalia.density import density
-from marginalia.evidence import LogEvidence, evidence_of
 from marginalia.errors import FitError, MarginaliaWarning, OptionError, compose
+from marginalia.evidence import LogEvidence, evidence_of
 from marginalia.infer import Mode, Result, Starts, check, judge, options_from, run
 from marginalia.marginal import Marginal, marginalize
 from marginalia.models import Ready, build
-from marginalia.ondraws import OnDraws, flatten
+from marginalia.ondraws import OnDraws, flatten, thin
+from marginalia.recovery import Recovery
 from marginalia.summary import summary
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from marginalia.plots import Plots
 
 PREDICTIONS_AT_MODE = 1000
+SUMMARISED = 100  # numbers of one deterministic site that a table still has rows for
+PAIRED_DRAWS = 1000
 SEVERAL_MODES = 1.2  # R-hat of relabelled draws above which chains sit in different places
 
 
@@ -42,6 +46,8 @@ class Fit:
         data: ArviZ DataTree: posterior, sample_stats, observed_data, and log_likelihood up to 2e7 numbers.
         draws: Site name to (chain, draw, *site shape); under one labelling where labels are exchangeable.
         raw: The same as the sampler gave them.
+        deterministics: Deterministic sites that read no discrete, (chain, draw, *site shape); the others have values
+            only beside draws of the discretes: `recover()`.
         status: What is wrong and what to do about it; empty when nothing was found.
         notes: What is good to know, as that labels switched and were put right.
         method: "nuts", "map", ...
@@ -65,12 +71,17 @@ class Fit:
     result: Result
     families: tuple[labels.Exchangeable, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
+    deterministics: dict[str, np.ndarray] = field(default_factory=dict)
     _on_draws: OnDraws | None = None
 
     def summary(self) -> pd.DataFrame:
-        """A table: mean, sd, 89 % interval, effective sample sizes, R-hat (also before relabelling)."""
+        """A table: mean, sd, 89 % interval, effective sample sizes, R-hat (also before relabelling).
+
+        Deterministic sites of up to 100 numbers follow the latents; all are in `deterministics`.
+        """
         raw = self.raw if self.families and self.method != "map" else None
-        return summary(self.draws, raw, self.method)
+        small = {n: v for n, v in self.deterministics.items() if math.prod(np.shape(v)[2:]) <= SUMMARISED}
+        return summary({**self.draws, **small}, raw, self.method)
 
     def membership(self, *args: Any, **kwargs: Any) -> dict[str, xr.DataArray]:
         """P(z = k | data) of every discrete: `{site: DataArray (*site dims, states)}`.
@@ -89,6 +100,30 @@ class Fit:
     def labels(self, *args: Any, **kwargs: Any) -> dict[str, xr.DataArray]:
         """Each element's most probable value, one by one: the argmax of `membership()`."""
         return memberships.most_probable(self.membership(*args, **kwargs))
+
+    def recover(self, *, draws: int | None = None, random_seed: int | None = None) -> xr.Dataset:
+        """Joint posterior draws of the discretes, and all deterministic sites: (chain, draw, *site shape).
+
+        For each draw of the parameters the discretes are drawn together, given the data; deterministics that read
+        them are computed from these. `draws` is how many in all (default: all that fit in 2e7 numbers).
+        """
+        self._needs_model("recover")
+        assert self._on_draws is not None
+        seed = self.about.get("random_seed") if random_seed is None else random_seed
+        return Recovery(self._on_draws).joint(self.draws, draws, seed)
+
+    def pairwise(self, first: str, second: str | None = None, *, lag: int = 1, axis: int = -1) -> np.ndarray:
+        """P(two discretes | data), averaged over the draws; see `Marginal.pairwise`.
+
+        `fit.pairwise("z").sum(0)` of a hidden Markov chain is the expected number of transitions, (K, K).
+        """
+        marginal = self._needs_model("pairwise")
+        params = thin(self._params(), PAIRED_DRAWS)
+        rows = range(len(next(iter(params.values()))))
+        total: Any = 0.0
+        for i in rows:
+            total = total + marginal.pairwise({n: v[i] for n, v in params.items()}, first, second, lag=lag, axis=axis)
+        return np.asarray(total / len(rows))
 
     def predict(
         self, *args: Any, random_seed: int | None = None, draws: int | None = None, **kwargs: Any
@@ -155,6 +190,7 @@ class Fit:
         about = {
             **self.about,
             "method": self.method,
+            "deterministics": list(self.deterministics),
             "status": list(self.status),
             "notes": list(self.notes),
             "findings": list(self.result.findings),
@@ -313,7 +349,10 @@ def finish(marginal: Marginal, result: Result, engine: OnDraws | None = None) ->
     }
     if isinstance(model, Ready):
         about |= {"model_name": model.model_name, "model_options": dict(model.model_options)}
-    groups = {"posterior": draws, "sample_stats": result.stats}
+    computed, large = Recovery(engine).deterministics(draws)
+    if large:
+        notes += (f"not kept because of their size: {', '.join(large)}; recover(draws=...) gives some of their draws.",)
+    groups = {"posterior": {**draws, **computed}, "sample_stats": result.stats}
     likelihood = compare.log_likelihood(engine, draws)
     if likelihood is not None:
         groups["log_likelihood"] = likelihood
@@ -322,7 +361,8 @@ def finish(marginal: Marginal, result: Result, engine: OnDraws | None = None) ->
     tree = tidy.tree(marginal.program, groups, attrs)
     for name, variables in result.groups.items():
         tree[name] = tidy.variables(variables)
-    return Fit(tree, draws, result.draws, status, notes, result.method, marginal, result, families, about, engine)
+    method, raw = result.method, result.draws
+    return Fit(tree, draws, raw, status, notes, method, marginal, result, families, about, computed, engine)
 
 
 def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
@@ -340,6 +380,7 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
     else:
         marginal = None
     draws = store.arrays(tree, "posterior")
+    computed = {name: draws.pop(name) for name in about.pop("deterministics", ())}
     families = tuple(
         labels.Exchangeable(tuple(f["discretes"]), {n: tuple(a) for n, a in f["axes"].items()}, f["K"])
         for f in about.pop("families")
@@ -358,7 +399,7 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
     )
     del tree.attrs[store.KEY]
     engine = None if marginal is None else OnDraws(marginal)
-    return Fit(tree, draws, raw, status, notes, method, marginal, result, families, about, engine)
+    return Fit(tree, draws, raw, status, notes, method, marginal, result, families, about, computed, engine)
 
 
 def _checked_again(result: Result, draws: dict[str, np.ndarray]) -> tuple[str, ...]:

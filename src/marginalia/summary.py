@@ -33,7 +33,7 @@ def summary(draws: dict[str, np.ndarray], raw: dict[str, np.ndarray] | None, met
         for i in range(flat.shape[2]):
             row = {**_moments(flat[..., i]), "ess_bulk": bulk[i], "ess_tail": tail[i], "r_hat": r_hat[i]}
             if raw is not None:
-                row["r_hat_raw"] = np.ravel(before[name][0])[i]
+                row["r_hat_raw"] = np.ravel(before[name][0])[i] if name in before else np.nan
             rows.append(row)
     table = pd.DataFrame(rows, index=names)
     if method == "map":
