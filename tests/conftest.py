@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,3 +19,16 @@ def galaxies() -> Path:
     from marginalia.data import galaxies
 
     return galaxies()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests counted (`record_property` with a dict of numbers), added up over all of them and all workers."""
+    totals: dict[str, Counter[str]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, counts in getattr(report, "user_properties", []):
+                if getattr(report, "when", "call") == "call" and isinstance(counts, dict):
+                    totals.setdefault(name, Counter()).update(counts)
+    for name, counts in totals.items():
+        said = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
+        terminalreporter.write_line(f"{name}: {sum(counts.values())} in all, {said}")

@@ -153,6 +153,17 @@ def largest_of_sixty(y):
     numpyro.sample("y", dist.Normal(jnp.max(on), 1.0), obs=y)
 
 
+@pytest.mark.parametrize("count", [2_000, 50_000])
+def test_more_joint_states_than_a_float_can_hold(count: int) -> None:
+    def model():
+        z = numpyro.sample("z", dist.Bernoulli(0.3).expand([count]))
+        weight = numpyro.sample("weight", dist.Normal(0, 1).expand([count]))
+        numpyro.sample("y", dist.Normal(jnp.max(z * weight), 1), obs=1.0)
+
+    message = refusal(model)
+    assert f"about 10^{int((count + 1) * np.log10(2))} joint states" in message, message
+
+
 def weighted_sum_of_sixty(y):
     with numpyro.plate("gene", 60):
         on = numpyro.sample("on", dist.Bernoulli(0.1))

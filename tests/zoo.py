@@ -955,6 +955,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "scatter_to_places": lambda z: jnp.zeros(5).at[jnp.array([3, 1, 1, 0])].add(z * 1.0),
     "top_k": lambda z: lax.top_k(z, 2)[0],
     "top_k_of_pairs": lambda z: lax.top_k(jnp.stack([z, 2 - z], 1), 1)[1][:, 0],
+    "running_sum_beside_itself": lambda z: jnp.cumsum(z) + z,
     "digitize": lambda z: jnp.digitize(z * 1.0, jnp.array([0.5, 1.5])),
     "bincount": lambda z: jnp.bincount(z, length=3),
     "histogram_weights": lambda z: jnp.zeros(3).at[z].add(jnp.array([1.0, 2.0, -1.0, 0.5])),

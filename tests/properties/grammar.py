@@ -144,6 +144,8 @@ def write(choices: random.Random) -> Written:
             )  # fmt: skip
         for i in range(choices.randint(1, 3)):
             _site(w, i)
+        if w.chance(20):
+            _loop(w)
         for _ in range(choices.randint(1, 6)):
             _statement(w)
         for i in range(choices.randint(1, 2)):
@@ -198,6 +200,40 @@ def _site(w: Writer, i: int) -> None:
         sample = f"with handlers.mask(mask={w.pick([True, False])}):\n    {indented}"
     w.lines.append(sample)
     w.known(name, shape, jnp.int64, True)
+
+
+def _loop(w: Writer) -> None:
+    """A Python loop over sites with names of their own: independent, or each given the one before."""
+    count = w.pick([3, 4, 5])
+    if w.states * 2**count > MOST_STATES:
+        return
+    w.states *= 2**count
+    given = w.pick([n for n in w.shapes if n.startswith("z")] or ["a"])
+    prior = w.pick(
+        [
+            "dist.Bernoulli(logits=t[0, 0] if i == 0 else t[0, v])",
+            "dist.Categorical(logits=t[:2, :2][v if i else 0])",
+            f"dist.Bernoulli(logits=a + 0.3 * i * jnp.sum({given}))",
+            "dist.Bernoulli(0.3)",
+            "dist.Bernoulli(logits=mu[i % 4])",
+        ]
+    )
+    shape = w.pick([(), (), (2,)])
+    value = w.pick(["mu[v]", "a * v", "jnp.where(v == 1, mu[i % 4], s)", "mu[v] * k3[i % 3]"])
+    event = f".expand({list(shape)}).to_event(1)" if shape else ""
+    data = np.random.default_rng(w.random.randint(0, 9)).normal(size=(count, *shape)).round(2).tolist()
+    outcome = w.pick(
+        [
+            f'numpyro.sample(f"o{{i}}", dist.Normal({value}, s){event}, obs=np.array({data})[i])',
+            f'numpyro.factor(f"o{{i}}", jnp.tanh({value}) * {data}[i])' if not shape else
+            f'numpyro.factor(f"o{{i}}", (jnp.tanh({value}) * np.array({data})[i]).sum())',
+        ]
+    )  # fmt: skip
+    w.lines.append(
+        f'steps = []\nfor i in range({count}):\n    v = numpyro.sample(f"v{{i}}", {prior})\n    {outcome}\n'
+        f"    steps.append(v)\nx0 = jnp.stack(steps)"
+    )
+    w.known("x0", (count,), jnp.int64, True)
 
 
 def _family(w: Writer, family: str, k: int, head: tuple[int, ...], shape: tuple[int, ...], given: str | None) -> str:

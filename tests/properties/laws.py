@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import logsumexp
 
 import marginalia as mg
-from marginalia.lanes import sums
+from marginalia.lanes import alike, sums
 from marginalia.marginal import chain
 from oracle import Oracle, enumerate_all
 
@@ -55,13 +55,13 @@ def judge(written: Written, *, hessian: bool = False) -> Verdict:
 @contextlib.contextmanager
 def _eager(yes: bool) -> Iterator[None]:
     """Strategies that are for many discretes, used for few: every second program tests them so."""
-    before = sums.COUNT_FROM, chain.SHORTEST
+    before = sums.COUNT_FROM, chain.SHORTEST, alike.FEWEST
     if yes:
-        sums.COUNT_FROM, chain.SHORTEST = 4, 3
+        sums.COUNT_FROM, chain.SHORTEST, alike.FEWEST = 4, 3, 2
     try:
         yield
     finally:
-        sums.COUNT_FROM, chain.SHORTEST = before
+        sums.COUNT_FROM, chain.SHORTEST, alike.FEWEST = before
 
 
 def _unscaled(written: Written) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -135,12 +136,19 @@ def refuse_wide(lanes: tuple[Lane, ...], states: int, numbers: int) -> None:
     refuse_clique(who, states, numbers, where=context.doing if context else "")
 
 
+def in_words(count: int) -> str:
+    """A count, however large: 2^1000 states exceed every float."""
+    if count.bit_length() < 1000:
+        return f"{float(count):.3g}"
+    return f"10^{int(count.bit_length() * math.log10(2))}"
+
+
 def refuse_clique(who: str, states: int, numbers: int, *, where: str = "") -> None:
     """Raise the refusal that every strategy shares: the variables, the size, the limit, the remedy."""
     bound = current()
     over_states = states > bound.max_states
-    size = f"about {float(states):.3g} joint states" if states > 10**6 else f"{states} joint states"
-    numbers_text = f"a table of {float(numbers):.3g} numbers"
+    size = f"about {in_words(states)} joint states" if states > 10**6 else f"{states} joint states"
+    numbers_text = f"a table of {in_words(numbers)} numbers"
     limit = f"max_states={bound.max_states}" if over_states else f"max_numbers={bound.max_numbers}"
     raise Refusal(
         compose(

@@ -21,7 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.jaxpr.known import Lazy
-from marginalia.lanes.bounds import refuse_wide
+from marginalia.lanes.bounds import current, refuse_wide
+
+MOST_READ = 64
+"""No table has an axis for so many discretes: even of two states each they would be too many."""
 
 type Array = jax.Array | np.ndarray
 
@@ -144,10 +147,29 @@ def aligned(values: Sequence[Value], shape: tuple[int, ...]) -> tuple[tuple[Lane
     """Tables of several values over their united lanes, broadcast to one common shape."""
     values = [lift(v, len(shape)) for v in values]
     lanes = unite(values)
+    if too_wide(lanes, [v.physical for v in values]) and few_in_all(lanes):
+        # Lanes that stand for other discretes at each position may yet read few in all: `cumsum(z) + z`.
+        values = [explode(v, range(v.rank)) for v in values]
+        lanes = unite(values)
     guard(lanes, shape, [v.physical for v in values])
     tables = [table_over(v, lanes) for v in values]
     common = np.broadcast_shapes(*[tuple(t.shape) for t in tables])
     return lanes, [broadcast(t, common) for t in tables]
+
+
+def too_wide(lanes: tuple[Lane, ...], physicals: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a table would be refused."""
+    states = math.prod(lane.size for lane in lanes)
+    held = math.prod(np.broadcast_shapes(*physicals)) if physicals else 1
+    return states > current().max_states or states * max(held, 1) > current().max_numbers
+
+
+def few_in_all(lanes: tuple[Lane, ...]) -> bool:
+    """Whether lanes that change along positions stand for so few discretes that all of these may be read at once."""
+    if all(lane.ids.size == 1 for lane in lanes):
+        return False
+    sizes = {int(i): lane.size for lane in lanes for i in np.unique(lane.ids)[-MOST_READ:] if i >= 0}
+    return len(sizes) < MOST_READ and math.prod(sizes.values()) <= current().max_states
 
 
 def guard(lanes: tuple[Lane, ...], shape: tuple[int, ...], physicals: Sequence[tuple[int, ...]]) -> None:
