@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from marginalia.infer import check, modes
-from marginalia.infer.checkpoint import NOWHERE
+from marginalia.infer.checkpoint import NOWHERE, Checkpoint, leaves, rebuild
 from marginalia.infer.chees import Numbers, State, Stepper, begin, restarted
 from marginalia.infer.options import Ensemble
 from marginalia.infer.problem import Problem, key_data
@@ -31,7 +31,13 @@ METRIC_AT = (1 / 3, 2 / 3)  # parts of the tuning after which the metric is take
 METRIC_STEPS = 50  # last steps of all chains that make it
 
 
-def run(problem: Problem, options: Ensemble, rng: np.random.Generator, progress: Progress) -> Result:
+def run(
+    problem: Problem,
+    options: Ensemble,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint = NOWHERE,
+) -> Result:
     """Draw from the posterior.
 
     Raises:
@@ -43,13 +49,13 @@ def run(problem: Problem, options: Ensemble, rng: np.random.Generator, progress:
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(in_float64(stepper.compile))
         clock = time.perf_counter()
-        weighed = search(problem, options.starts, rng, progress, NOWHERE)
+        weighed = search(problem, options.starts, rng, progress, checkpoint.part("modes"))
         state = _begin(problem, weighed, options, rng)
         seconds_starts = time.perf_counter() - clock
         compiling.result()
     clock = time.perf_counter()
     root = weighed.comparable[0].curvature.root if weighed.comparable else np.eye(problem.dimension)
-    pieces, interrupted = _advance(stepper, state, root, options, rng, progress)
+    pieces, interrupted = _advance(stepper, state, root, options, rng, progress, checkpoint.part("chains"))
     kept = Numbers(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
     length = min(len(kept.points), options.tune + options.draws)
     if length <= options.tune:
@@ -160,25 +166,43 @@ def _advance(
     options: Ensemble,
     rng: np.random.Generator,
     progress: Progress,
+    checkpoint: Checkpoint,
 ) -> tuple[list[Numbers], bool]:
     """All steps, a block at a time; twice in the tuning the metric is taken from the chains."""
     bits = key_data(rng)
     steps = options.tune + options.draws
-    renew = [int(part * options.tune) for part in METRIC_AT]
-    pieces: list[Numbers] = []
+    renewals = [int(part * options.tune) for part in METRIC_AT]
+    # What the next step depends on changes at once, so that an interrupt finds it in step.
+    held = state, root, 0, list[Numbers]()
+    saved = checkpoint.load()
+    if saved is not None:
+        joined = [np.split(part, saved["blocks"]) for part in saved["joined"]]
+        pieces = [Numbers(*block) for block in zip(*joined, strict=True)]
+        held = rebuild(state, saved["state"]), saved["root"], saved["renewed"], pieces
+
+    def kept() -> dict[str, Any]:
+        state, root, renewed, pieces = held
+        joined = [np.concatenate(part) for part in zip(*pieces, strict=True)]
+        return {"state": leaves(state), "root": root, "renewed": renewed, "joined": joined, "blocks": len(pieces)}
+
     progress.stage("sampling (steps of all chains)", steps)
     try:
-        while len(pieces) * BLOCK < steps:
+        while len(held[3]) * BLOCK < steps:
+            state, root, renewed, pieces = held
             state, numbers = stepper(state, root, bits)
-            pieces.append(numbers)
+            pieces = [*pieces, numbers]
             done = len(pieces) * BLOCK
-            if renew and renew[0] <= done < options.tune:
-                renew.pop(0)
+            if renewed < len(renewals) and renewals[renewed] <= done < options.tune:
+                renewed += 1
                 root, state = _metric(pieces, root), restarted(state)
+            held = state, root, renewed, pieces
             progress.update(min(done, steps), f"{numbers.leaps.mean():.0f} leaps, accept {numbers.accept.mean():.2f}")
+            checkpoint.save(kept, now=done >= steps)
     except KeyboardInterrupt:
-        return pieces, True
-    return pieces, False
+        if held[3]:
+            checkpoint.save(kept, now=True)
+        return held[3], True
+    return held[3], False
 
 
 def _metric(pieces: list[Numbers], root: np.ndarray) -> np.ndarray:
