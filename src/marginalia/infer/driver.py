@@ -56,7 +56,7 @@ METHODS: dict[str, Method] = {
     "auto": Method(Auto, auto.run, _nothing, _always, resumes=True),  # its result is that of the method it chose
     "advi": Method(ADVI, advi.run, advi.judge, _always),
     "nuts": Method(NUTS, nuts.run, check.hmc, _always, resumes=True),
-    "ensemble": Method(Ensemble, ensemble.run, ensemble.judge, _always),
+    "ensemble": Method(Ensemble, ensemble.run, ensemble.judge, _always, resumes=True),
     "laplace": Method(Laplace, laplace.run, laplace.judge, _always),
     "smc": Method(SMC, smc.run, smc.judge, _always, resumes=True),
     "metropolis": Method(Metropolis, metropolis.run, metropolis.judge, _always, resumes=True),
