@@ -194,7 +194,20 @@ def test_sampler_options_are_passed_on_as_nuts(run, stand_in, data, tmp_path):
     assert asked["method"] == marginalia.NUTS(draws=7, chains=3)
 
 
+def test_a_checkpoint_is_passed_on_and_keeps_the_seed_that_is_drawn(run, stand_in, data, tmp_path):
+    found = StandIn()
+    found.about["random_seed"] = 77
+    asked = stand_in(found)
+    words = [word for word in fit_words(data, tmp_path / "out") if word not in ("--seed", "4")]
+    status, said, _ = run(*words, "--checkpoint", tmp_path / "run")
+    assert status == 0
+    assert asked["checkpoint"] == tmp_path / "run"
+    assert asked["random_seed"] is None
+    assert "The seed was 77." in said
+
+
 BAD_WORDS = {
+    "checkpoint_in_no_folder": (["fit", "{data}", "--checkpoint", "{dir}/no/run"], "--checkpoint"),
     "no_file": (["fit", "{dir}/none.csv"], "none.csv: there is no such file"),
     "no_column": (["fit", "{data}", "-c", "velo"], "Remedy: did you mean 'velocity'?"),
     "text_column": (

@@ -83,6 +83,10 @@ def fit(
     chains: Annotated[int | None, typer.Option(min=1, help="Number of chains (nuts).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the run repeatable.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results; made if need be.")] = Path("marginalia-out"),
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A file that keeps the state of the run: after a kill, the same command goes on from there."),
+    ] = None,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress.")] = False,
     no_cache: NoCache = False,
 ) -> None:
@@ -97,7 +101,10 @@ def fit(
     given = {name: value for name, value in sampler.items() if value is not None}
     chosen = _method(method, given)
     outputs.prepare_folder(out)
-    seed = secrets.randbelow(2**31) if seed is None else seed
+    if checkpoint is not None:
+        outputs.prepare_file(checkpoint, "--checkpoint")
+    elif seed is None:
+        seed = secrets.randbelow(2**31)  # where there is a checkpoint, it keeps the seed that is drawn
     import marginalia as mg
 
     _compilation_cache(no_cache)
@@ -106,9 +113,12 @@ def fit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MarginaliaWarning)  # the verdict says the same, without a line of code
         try:
-            found = mg.fit(marginal, method=chosen, random_seed=seed, progressbar=not no_progress)
+            found = mg.fit(
+                marginal, method=chosen, random_seed=seed, progressbar=not no_progress, checkpoint=checkpoint
+            )
         except KeyboardInterrupt:
-            show.complain("stopped before there was anything to keep; nothing was written.")
+            then = "nothing was written." if checkpoint is None else f"the same command goes on from {checkpoint}."
+            show.complain(f"stopped before there was anything to keep; {then}")
             raise typer.Exit(INTERRUPTED) from None
     show.table(found.summary())
     show.verdict(found)
@@ -121,7 +131,7 @@ def fit(
         },
     )
     show.written(paths)
-    show.say(f"The seed was {seed}.")
+    show.say(f"The seed was {found.about.get('random_seed', seed)}.")
     if found.result.info.get("interrupted"):
         raise typer.Exit(INTERRUPTED)
     if found.status:

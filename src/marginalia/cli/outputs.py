@@ -34,12 +34,12 @@ def prepare_folder(path: Path) -> Path:
         return path
 
 
-def prepare_file(path: Path) -> Path:
+def prepare_file(path: Path, option: str = "--out") -> Path:
     """Check the name of an output file before the work. Raises OptionError if it cannot be one."""
     if path.is_dir():
-        raise OptionError(compose("this is a folder", where=f"--out {path}", remedy="name a file in it."))
+        raise OptionError(compose("this is a folder", where=f"{option} {path}", remedy="name a file in it."))
     if not path.parent.is_dir():
-        raise OptionError(compose("there is no such folder", where=f"--out {path}", remedy="make the folder first."))
+        raise OptionError(compose("there is no such folder", where=f"{option} {path}", remedy="make the folder first."))
     return path
 
 
