@@ -40,6 +40,7 @@ MOST_DIMENSIONS = 50  # independent proposals in more are mostly refused
 LEAST_EFFICIENCY = 0.1
 USUAL_EFFICIENCY = 0.25  # below it, more proposals are made, to give as many effective draws
 MORE_POINTS = 4  # times as many, where SMC's points were too few
+NAMES = {"laplace": "Laplace", "nuts": "NUTS", "smc": "SMC"}
 FEWEST_AGREEING = 2  # starts that must have reached the mode
 
 
@@ -74,16 +75,18 @@ def run(
     proposal = laplace.propose(problem, weighed, None) if weighed.comparable and tries else None
     tried = laplace.pilot(proposal, densities, own) if proposal else None
     several, some = len(weighed.comparable) > 1, len(weighed.every) > 1
-    reasons = _measured(problem, weighed, tried)
+    measured = _measured(problem, weighed, tried)
+    reasons: list[str] = []
     result = None
     if proposal and tried and (many or some) and _fits(weighed, tried):
         more = max(1, int(np.ceil(USUAL_EFFICIENCY / tried.efficiency)))
         chosen = Laplace(options.draws * more, options.chains, starts=options.starts)
         result = laplace.sample(problem, chosen, weighed, proposal, tried, densities, rng, progress)
-        reasons.append("its proposals fit" + (", and visit each mode as often as it deserves" if some else ""))
         if result.findings and not result.info["interrupted"]:
-            reasons.append("but a whole run of Laplace did not do")
+            measured.append("Laplace did not pass the checks")
             result = None
+        else:
+            reasons.append("its proposals fit" + (", and visit each mode as often as it deserves" if some else ""))
     if result is None and several:
         result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons)
     if result is None:
@@ -91,14 +94,16 @@ def run(
         if result.info["missed_modes"] and not several:
             reasons.append("NUTS missed a minor mode")
             result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons) or result
-        elif not many:
-            reasons.append("with so few data gradients are cheap")
+        else:
+            reasons.append(
+                "it follows the density wherever it leads" if many else "with so few data gradients are cheap"
+            )
     made = next(iter(result.draws.values())).shape[1]
     if made > options.draws:
         reasons.append(f"{made} draws a chain, not {options.draws}, to have enough effective ones")
     info = {
         **result.info,
-        "choice": f"{result.method} was chosen: {'; '.join(reasons)}.",
+        "choice": f"{NAMES[result.method]} was chosen ({', '.join(measured)}): {'; '.join(reasons)}.",
         "k_hat": tried.k_hat if tried and result.method != "laplace" else result.info.get("k_hat"),
         "seconds_starts": seconds_starts,
     }
@@ -142,8 +147,8 @@ def _measured(problem: Problem, weighed: modes.Modes, tried: laplace.Pilot | Non
     """What speaks for or against a method, in words."""
     out = [f"{problem.dimension} parameters, {problem.data_size} numbers of data"]
     out.append(f"{weighed.found.places[weighed.chosen].count} of {weighed.found.total} starts agree")
-    if len(weighed.every) > 1:
-        out.append(f"{len(weighed.every)} modes that count, {len(weighed.comparable)} of comparable mass")
+    if len(weighed.comparable) > 1:
+        out.append(f"{len(weighed.comparable)} modes of comparable mass")
     if not weighed.comparable:
         out.append("no mode has the curvature of a peak")
     elif tried is None:

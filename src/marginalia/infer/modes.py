@@ -16,7 +16,7 @@ MODES_WEIGHED = 5
 CLIMBS = 64  # draws whose mode is looked up, for each rival
 COMPARABLE = 4.0  # nats of mass: modes nearer than this to the best one matter,
 MINOR = 7.0  # and those nearer than this move a mean by more than the noise of some thousand draws
-FEWEST_VISITS = 10  # draws that a minor mode must be due before a miss is said
+FEWEST_VISITS = 30  # draws that a minor mode must be due before a miss is said: its mass is known to a factor only
 TIE = 1e-4  # values of one site nearer than this part of their spread over the modes coincide
 WEIGHED_WITHIN = 30.0  # nats of density: a mode further below the best is not weighed
 JITTER_TRIES = 8
@@ -159,10 +159,11 @@ def unvisited(problem: Problem, modes: Modes, points: np.ndarray) -> tuple[str, 
     rival, visitors = missed[0]
     several = len(modes.comparable) if rival in modes.rivals else len(modes.every)
     kind = "modes of comparable weight" if rival in modes.rivals else "modes"
+    seen = f"{visitors} of {chains} chains visited it" if chains > 1 else "no draw is there"
     return (
         f"The density has {several} {kind} that are no copies with other labels. "
         f"One of them holds about {rival.mass:.2g} times the mass of the heaviest, and "
-        f"{f'{visitors} of {chains} chains visited it' if chains > 1 else 'no draw is there'}. R-hat cannot tell what all chains have missed. "
+        f"{seen}. R-hat cannot tell what all chains have missed. "
         'Use method="smc", which visits them all; or narrow the priors, or order components where modes mean the same.',
     )
 
