@@ -264,7 +264,7 @@ class _Trail:
         window = _later(self._seen)
         if len(window) < 2 * BATCHES:
             return float("inf"), float("inf")
-        return float(_r_hat(window).max()), float(_errors(window).max())
+        return float(_r_hat(window, LARGE).max()), float(_errors(window).max())
 
 
 def _scheduled(part: float) -> float:
@@ -278,20 +278,19 @@ def _later(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _settled(window: np.ndarray) -> bool:
-    if _r_hat(window).max() > LARGEST_RHAT:
+    if _r_hat(window, SMALL).max() > LARGEST_RHAT:
         return False
     errors = _errors(window)
     return bool(np.sqrt(np.mean(errors**2)) < SMALL and errors.max() < LARGE)
 
 
-def _r_hat(window: np.ndarray) -> np.ndarray:
-    """Split R-hat of each parameter along one path; differences too small to matter count as none."""
+def _r_hat(window: np.ndarray, negligible: float) -> np.ndarray:
+    """Split R-hat of each parameter along one path; what differs by less than `negligible` counts as the same."""
     half = len(window) // 2
     halves = np.stack([window[:half], window[-half:]])
     within = halves.var(axis=1, ddof=1).mean(axis=0)
     between = halves.mean(axis=1).var(axis=0, ddof=1)
-    floor = SMALL**2
-    return np.sqrt((within + between + floor) / (within + floor))
+    return np.sqrt((within + between + negligible**2) / (within + negligible**2))
 
 
 def _errors(window: np.ndarray) -> np.ndarray:
