@@ -154,3 +154,22 @@ def correlated_gaussian() -> FakeMarginal:
         lambda key: {"x": jax.random.normal(key, (2,))},
         np.zeros(3),
     )
+
+
+def bimodal(share: float, *, flat: bool = False) -> FakeMarginal:
+    """One real parameter with two far modes, the lower with a `share` of the mass; or, flat, none at all."""
+
+    def density(params, data):
+        if flat:
+            return 0.0 * params["x"] + data.sum()
+        low = jnp.log(share) + dist.Normal(-6.0, 0.5).log_prob(params["x"])
+        return jnp.logaddexp(low, jnp.log1p(-share) + dist.Normal(5.0, 1.0).log_prob(params["x"])) + data.sum()
+
+    return _marginal(
+        {"x": constraints.real},
+        {"x": ()},
+        density,
+        lambda params, data: {"x": data},
+        lambda key: {"x": 5.0 * jax.random.normal(key)},
+        np.zeros(3),
+    )

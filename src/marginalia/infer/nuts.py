@@ -155,7 +155,7 @@ def _until_content(
         drawn = sampler.gather(chains, wanted) or drawn
         if drawn is None:
             raise KeyboardInterrupt
-        if chains.interrupted or most == options.draws:
+        if chains.interrupted or options.max_draws is None:
             return drawn
         if drawn.stats["diverging"].any() and chains.halvings < MOST_HALVINGS:
             sampler.halve(chains)
