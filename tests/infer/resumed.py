@@ -23,6 +23,7 @@ from marginalia.infer.result import Result
 
 METHODS = {
     "nuts": mg.NUTS(draws=100, tune=100, chains=2, starts=4),
+    "advi": mg.ADVI(draws=50, steps=600, starts=4),
     "ensemble": mg.Ensemble(draws=50, tune=50, chains=8, superchains=4, starts=4),
     "smc": mg.SMC(draws=40, chains=2),
     "metropolis": mg.Metropolis(draws=100, tune=100, chains=2, starts=4),

@@ -26,8 +26,8 @@ POINT = {"p": np.array([0.3, 0.3, 0.4]), "mu": np.array([-2.0, 0.4, 1.8])}
 
 def priors():
     p = numpyro.sample("p", dist.Dirichlet(jnp.full(3, 10.0)))
-    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([3]))
-    numpyro.factor("order", jnp.where(jnp.all(jnp.diff(mu) > 0), 0.0, -jnp.inf))
+    mu = numpyro.sample("mu", dist.ImproperUniform(constraints.ordered_vector, (), (3,)))
+    numpyro.factor("order", dist.Normal(0, 10).log_prob(mu).sum())
     return p, mu
 
 
@@ -243,7 +243,12 @@ def test_what_the_prior_predicts():
 
 
 def test_prior_draws_fulfil_hard_constraints():
-    out = mg.marginalize(by_latent, Y[:4]).prior_predictive(200, random_seed=0)
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 10).expand([3]))
+        numpyro.factor("order", jnp.where(jnp.all(jnp.diff(mu) > 0), 0.0, -jnp.inf))
+        numpyro.sample("y", dist.Normal(mu[0], 1.0).expand([len(y)]), obs=y)
+
+    out = mg.marginalize(model, Y[:4]).prior_predictive(200, random_seed=0)
     assert np.all(np.diff(out["mu"].values, axis=-1) > 0)
     assert out["mu"].shape == (1, 200, 3)
     assert "order: draws that they forbid (-inf) were drawn again" in out.attrs["factors"]

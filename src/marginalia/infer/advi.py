@@ -19,6 +19,7 @@ from marginalia.errors import FitError, compose
 from marginalia.infer import guides, modes, starts
 from marginalia.infer.ascent import LARGE, LARGEST_RHAT, Ascent, Climbed
 from marginalia.infer.candidates import kind_of
+from marginalia.infer.checkpoint import NOWHERE, Checkpoint
 from marginalia.infer.curvature import Curvature, curvature_at
 from marginalia.infer.explicit import ExplicitDiscretes
 from marginalia.infer.guides import Frame, Guide
@@ -45,7 +46,13 @@ POLISHES = 6
 MOST_REFUSED = 20  # rounds of draws, where the density forbids most of them
 
 
-def run(problem: Problem, options: ADVI, rng: np.random.Generator, progress: Progress) -> Result:
+def run(
+    problem: Problem,
+    options: ADVI,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint = NOWHERE,
+) -> Result:
     """Approximate the posterior.
 
     Returns:
@@ -86,7 +93,7 @@ def run(problem: Problem, options: ADVI, rng: np.random.Generator, progress: Pro
         compiling.result()
     seconds_starts = time.perf_counter() - clock
     clock = time.perf_counter()
-    climbed = ascent.run(frame, options.steps, rng, progress)
+    climbed = ascent.run(frame, options.steps, rng, progress, checkpoint)
     seconds_climbing = time.perf_counter() - clock
 
     if isinstance(target, ExplicitDiscretes):

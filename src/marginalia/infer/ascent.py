@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marginalia.infer.checkpoint import NOWHERE, Checkpoint, leaves, rebuild
 from marginalia.infer.guides import Frame, Guide, standard_noise
 from marginalia.infer.problem import as_key, key_data
 from marginalia.infer.progress import Progress
@@ -130,7 +131,14 @@ class Ascent:
         lowered = jax.jit(self._blocked).lower(phi, state, number, whole, bits, rows, shapes, self._target.data)
         self._compiled = lowered.compile()
 
-    def run(self, frame: Frame, steps: int | None, rng: np.random.Generator, progress: Progress) -> Climbed:
+    def run(
+        self,
+        frame: Frame,
+        steps: int | None,
+        rng: np.random.Generator,
+        progress: Progress,
+        checkpoint: Checkpoint = NOWHERE,
+    ) -> Climbed:
         """Climb `steps` steps, or until converged.
 
         Raises:
@@ -151,6 +159,25 @@ class Ascent:
         trail = _Trail(phi, self._guide.summary, steps, decays=self._decays)
         history: list[np.ndarray] = []
         interrupted, done, forbidden = False, 0, 0.0
+        saved = checkpoint.load()
+        if saved is not None:
+            phi, state, history = saved["phi"], rebuild(state, saved["state"]), [saved["history"]]
+            done, forbidden = len(saved["history"]), saved["forbidden"]
+            trail.restore(saved["trail"])
+            self._target.restore(saved["target"])
+            rng.bit_generator.state = saved["rng"]
+
+        def kept() -> dict[str, Any]:
+            return {
+                "phi": np.asarray(phi),
+                "state": leaves(state),
+                "history": np.concatenate(history),
+                "forbidden": forbidden,
+                "trail": trail.kept(),
+                "target": self._target.kept(),
+                "rng": rng.bit_generator.state,
+            }
+
         try:
             while done < total and not trail.converged:
                 limit = min(BLOCK, total - done)
@@ -167,6 +194,8 @@ class Ascent:
                     phi = trail.restart
                 self._target.follow(draw)
                 progress.update(done, f"ELBO {elbo[:limit].mean():.2f}")
+                # At an interrupt nothing is saved: it may come in the middle of a block, the last save did not.
+                checkpoint.save(kept)
         except KeyboardInterrupt:
             if not history:
                 raise
@@ -218,6 +247,24 @@ class _Trail:
             self._adapt()
         elif self._decays and self.rate > _scheduled(done / self._steps):
             self._cut()
+
+    def kept(self) -> dict[str, Any]:
+        """It as a checkpoint keeps it."""
+        parts, seen = (np.stack(part) if part else None for part in (self._parts, self._seen))
+        return {
+            "rate": self.rate,
+            "converged": self.converged,
+            "restart": self.restart,
+            "before": self._before,
+            "parts": parts,
+            "seen": seen,
+        }
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.rate, self.converged, self.restart = kept["rate"], kept["converged"], kept["restart"]
+        self._before = kept["before"]
+        self._parts, self._seen = ([] if kept[name] is None else list(kept[name]) for name in ("parts", "seen"))
 
     def _adapt(self) -> None:
         window = _later(self._seen)

@@ -54,7 +54,7 @@ def _nothing(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options
 # A new method: a module with `run(problem, options, rng, progress) -> Result`, an options class, a line here.
 METHODS: dict[str, Method] = {
     "auto": Method(Auto, auto.run, _nothing, _always, resumes=True),  # its result is that of the method it chose
-    "advi": Method(ADVI, advi.run, advi.judge, _always),
+    "advi": Method(ADVI, advi.run, advi.judge, _always, resumes=True),
     "nuts": Method(NUTS, nuts.run, check.hmc, _always, resumes=True),
     "ensemble": Method(Ensemble, ensemble.run, ensemble.judge, _always, resumes=True),
     "laplace": Method(Laplace, laplace.run, laplace.judge, _always),

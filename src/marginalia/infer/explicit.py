@@ -100,7 +100,13 @@ class ExplicitDiscretes:
     def _update(self, points: np.ndarray) -> None:
         table = np.asarray(self._average(points, self._problem.data))
         weight = np.exp(table - table.max(axis=1, keepdims=True))
-        self.probabilities = weight / weight.sum(axis=1, keepdims=True)
+        self.restore(weight / weight.sum(axis=1, keepdims=True))
+
+    def kept(self) -> np.ndarray:
+        return self.probabilities
+
+    def restore(self, kept: Any) -> None:
+        self.probabilities = kept
         self.data = (self._problem.data, self.probabilities)
 
     def variables(self) -> Variables:

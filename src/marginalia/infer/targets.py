@@ -38,6 +38,12 @@ class Target(Protocol):
     def follow(self, draw: Callable[[int], np.ndarray]) -> None:
         """Take note of where the climb has come to: `draw(n)` gives points `(n, dimension)` of the approximation."""
 
+    def kept(self) -> Any:
+        """What later steps depend on, as a checkpoint keeps it."""
+
+    def restore(self, kept: Any) -> None:
+        """Go on from there."""
+
 
 class AllRows:
     """The whole density at every step."""
@@ -59,6 +65,12 @@ class AllRows:
         pass
 
     def follow(self, draw: Callable[[int], np.ndarray]) -> None:
+        pass
+
+    def kept(self) -> None:
+        return None
+
+    def restore(self, kept: Any) -> None:
         pass
 
 
@@ -131,3 +143,9 @@ class SomeRows:
 
     def follow(self, draw: Callable[[int], np.ndarray]) -> None:
         pass
+
+    def kept(self) -> np.ndarray:
+        return self._left
+
+    def restore(self, kept: Any) -> None:
+        self._left = kept
