@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -188,10 +189,12 @@ def test_a_folder_never_holds_the_results_of_two_runs(run, stand_in, data, tmp_p
     assert (out / "mine.txt").read_text() == "old"
 
 
-def test_sampler_options_are_passed_on_as_nuts(run, stand_in, data, tmp_path):
+def test_sampler_options_are_passed_on(run, stand_in, data, tmp_path):
     asked = stand_in(StandIn())
     run(*fit_words(data, tmp_path / "out", "--draws", 7, "--chains", 3))
-    assert asked["method"] == marginalia.NUTS(draws=7, chains=3)
+    assert asked["method"] == marginalia.Auto(draws=7, chains=3, max_draws=7)  # so many, and no more
+    run(*fit_words(data, tmp_path / "out", "--draws", 7, "--method", "laplace"))
+    assert asked["method"] == marginalia.Laplace(draws=7)
 
 
 def test_a_checkpoint_is_passed_on_and_keeps_the_seed_that_is_drawn(run, stand_in, data, tmp_path):
@@ -204,6 +207,13 @@ def test_a_checkpoint_is_passed_on_and_keeps_the_seed_that_is_drawn(run, stand_i
     assert asked["checkpoint"] == tmp_path / "run"
     assert asked["random_seed"] is None
     assert "The seed was 77." in said
+
+
+def test_the_command_knows_every_method():
+    from marginalia.cli.app import Method
+    from marginalia.infer.driver import METHODS
+
+    assert set(get_args(Method)) == set(METHODS)
 
 
 BAD_WORDS = {
@@ -222,6 +232,10 @@ BAD_WORDS = {
     "no_numbers": (["fit", "{dir}/words.csv"], "no column of this table looks like numbers"),
     "out_is_a_file": (["fit", "{data}", "-c", "velocity", "--out", "{data}"], "there is a file of that name"),
     "map_draws": (["fit", "{data}", "-c", "velocity", "--method", "map", "--draws", "5"], "draws nothing"),
+    "laplace_tune": (
+        ["fit", "{data}", "-c", "velocity", "--method", "laplace", "--tune", "5"],
+        "--tune cannot be used with --method laplace, which has no such option",
+    ),
     "zero_components": (["fit", "{data}", "-k", "0"], "greater than or equal to 1"),
     "unknown_method": (["fit", "{data}", "--method", "magic"], "'--method'"),
     "unknown_option": (["fit", "{data}", "--colum", "velocity"], "--colum"),

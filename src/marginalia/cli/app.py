@@ -5,6 +5,7 @@ Anything that needs JAX is imported inside a command, so that `--help` and bad i
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 import warnings
@@ -47,6 +48,7 @@ Columns = Annotated[
     ),
 ]
 Components = Annotated[int, typer.Option("--components", "-k", min=1, help="Number of components.")]
+Method = Literal["auto", "nuts", "ensemble", "laplace", "advi", "smc", "metropolis", "slice", "map"]
 Model = Annotated[Literal["gaussian-mixture"], typer.Option(help="The model.")]
 NoCache = Annotated[
     bool, typer.Option("--no-cache", envvar="MARGINALIA_NO_CACHE", help="Keep no compiled programs on disk.")
@@ -77,10 +79,10 @@ def fit(
     column: Columns = None,
     components: Components = 2,
     model: Model = "gaussian-mixture",
-    method: Annotated[Literal["auto", "nuts", "map"], typer.Option(help="How to infer.")] = "auto",
-    draws: Annotated[int | None, typer.Option(min=1, help="Draws kept per chain (nuts).")] = None,
-    tune: Annotated[int | None, typer.Option(min=0, help="Warm-up steps per chain (nuts).")] = None,
-    chains: Annotated[int | None, typer.Option(min=1, help="Number of chains (nuts).")] = None,
+    method: Annotated[Method, typer.Option(help="How to infer.")] = "auto",
+    draws: Annotated[int | None, typer.Option(min=1, help="Draws kept per chain.")] = None,
+    tune: Annotated[int | None, typer.Option(min=0, help="Warm-up steps per chain.")] = None,
+    chains: Annotated[int | None, typer.Option(min=1, help="Number of chains.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Makes the run repeatable.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results; made if need be.")] = Path("marginalia-out"),
     checkpoint: Annotated[
@@ -254,9 +256,20 @@ def _method(method: str, sampler: dict[str, Any]) -> Any:
                 remedy="leave them out, or choose --method nuts.",
             )
         )
-    from marginalia.infer.options import NUTS
+    from marginalia.infer import options
 
-    return NUTS(**sampler)
+    kind = next(cls for name in options.__all__ if (cls := getattr(options, name)).__name__.lower() == method)
+    known = {field.name for field in dataclasses.fields(kind)}
+    if foreign := [f"--{name}" for name in sampler if name not in known]:
+        raise OptionError(
+            compose(
+                f"{', '.join(foreign)} cannot be used with --method {method}, which has no such option",
+                remedy="leave it out, or choose another method.",
+            )
+        )
+    if method == "auto" and "draws" in sampler:
+        sampler = {**sampler, "max_draws": sampler["draws"]}  # so many, and no more
+    return kind(**sampler)
 
 
 def _loaded(path: Path, no_cache: bool) -> Fit:
