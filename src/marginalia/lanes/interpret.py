@@ -9,6 +9,7 @@ them into lanes of their own; an operation without a rule is taken to mix everyt
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -191,6 +192,11 @@ def interpret_equation(equation: Any, nodes: list[Node]) -> list[Node]:
     else:
         outputs = generic(equation, values)
     outputs = [merge_equal_lanes(o) if len(o.lanes) > 1 else o for o in outputs]
+    context = bounds.context()
+    if context is not None and context.register is not None:
+        context.register.computed += sum(
+            math.prod(o.array.shape) for o in outputs if not isinstance(o.array, np.ndarray)
+        )
     return [replace(o, known=k) for o, k in zip(outputs, known, strict=True)] if known else list(outputs)
 
 

@@ -41,12 +41,14 @@ class Count:
 
 @dataclass
 class Register:
-    """The sums met while a program is read; the same sum met twice is one discrete."""
+    """What is met while a program is read: its sums (the same sum met twice is one discrete), and its arithmetic."""
 
     first: int
     counts: list[Count] = field(default_factory=list)
     closed: bool = False
     """A closed register takes no sums: they are written out instead."""
+    computed: int = 0
+    """Numbers computed on the way to the tables, one for each entry of each intermediate table."""
 
     def add(self, parents: np.ndarray, parts: np.ndarray, constant: np.ndarray) -> Count:
         """`parts` (sums, discretes, states): contributions; `constant` (sums,): what no discrete contributes."""

@@ -49,7 +49,8 @@ def explain(kernel: Kernel, cuts: Cuts) -> str:
     cells = sum(math.prod(h) for h, f in zip(kernel.held, kernel.factors, strict=True) if f.scope.lanes) + plan.numbers
     lines.append(
         f"One evaluation: {rounds} of elimination, at most {plan.largest_clique} joint states at a time, "
-        f"{cells:,} table entries ({_bytes(8 * cells)}), about {_flops(kernel):,} operations."
+        f"{cells:,} table entries ({_bytes(8 * cells)}), about {kernel.register.computed:,} operations to compute the "
+        f"tables and {_flops(kernel):,} to sum."
     )
     for unit in kernel.units:
         count = math.prod(unit.shape)

@@ -12,6 +12,9 @@ from marginalia.marginal.graph import Graph, Scope, Source
 from marginalia.marginal.tabulate import Part
 from marginalia.program import Program
 
+MOST_CODED = 62
+"""Terms whose sets fit the bits of one integer."""
+
 
 @dataclass(frozen=True, eq=False)
 class Unit:
@@ -71,19 +74,30 @@ def find_units(
         read = [graph.component[ids[ids >= 0]] for view in own for ids in view.lanes]
         members[t] = first if not any(view.axes for view in own) else np.concatenate([*read, first[alone]])
     leftovers = _leftovers(program, graph, factors, reached)
+    keyed = _by_terms(members)
+    units.extend(_unit(program, terms, components, members) for terms, components in keyed.items())
+    return tuple(units), leftovers
+
+
+def _by_terms(members: dict[int, np.ndarray]) -> dict[tuple[int, ...], np.ndarray]:
+    """Components in order, keyed by the terms that say something of them."""
+    size = max((int(component.max(initial=-1)) + 1 for component in members.values()), default=0)
+    if len(members) <= MOST_CODED:
+        code = np.zeros(size, np.int64)
+        for place, component in enumerate(members.values()):
+            code[component] |= 1 << place
+        terms = list(members)
+        found = np.flatnonzero(np.bincount(code)[1:]) + 1 if len(members) <= 16 else np.unique(code[code > 0])
+        keyed = {tuple(t for p, t in enumerate(terms) if c >> p & 1): np.flatnonzero(code == c) for c in found.tolist()}
+        return dict(sorted(keyed.items()))
     touching: dict[int, list[int]] = {}
     for t, component in members.items():
         for c in np.unique(component):
             touching.setdefault(int(c), []).append(t)
-    if len(members) == 1:
-        keyed: dict[tuple[int, ...], np.ndarray] = {(next(iter(members)),): np.asarray(sorted(touching), int)}
-    else:
-        lists: dict[tuple[int, ...], list[int]] = {}
-        for c, touched in touching.items():
-            lists.setdefault(tuple(touched), []).append(c)
-        keyed = {terms: np.asarray(sorted(c), int) for terms, c in lists.items()}
-    units.extend(_unit(program, terms, components, members) for terms, components in keyed.items())
-    return tuple(units), leftovers
+    lists: dict[tuple[int, ...], list[int]] = {}
+    for c, touched in sorted(touching.items()):
+        lists.setdefault(tuple(touched), []).append(c)
+    return {terms_: np.asarray(c, int) for terms_, c in sorted(lists.items())}
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +179,8 @@ def _unit(program: Program, terms: tuple[int, ...], components: np.ndarray, memb
     for t in terms:
         term = program.terms[t]
         order = members[t]
-        single = len(order) == len(components) == int(np.prod(term.shape)) and len(np.unique(order)) == len(order)
+        single = len(order) == len(components) == int(np.prod(term.shape))
+        # `components` are distinct and in order, so equal ones sorted are distinct too.
         if single and np.array_equal(np.sort(order), components):
             return Unit(name, term.shape, _dims(program, term.name, term.shape), names, order)
     return Unit(name, (len(components),), (f"{name}_unit",), names, components)
