@@ -10,6 +10,7 @@ from pathlib import Path
 
 import known
 import numpy as np
+import optax
 import pytest
 import resumed
 
@@ -160,6 +161,16 @@ def other_model(y):
 def test_the_checkpoint_of_another_run_is_refused(complete, change, error, words):
     with pytest.raises(error, match=f"this checkpoint is of another run.*{words}.*Remedy: make the same call"):
         fit(complete[0], **change)
+
+
+def test_optimisers_are_told_apart_by_their_step_size():
+    marginal = mg.marginalize(known.two_modes, np.array(known.SEEN))
+
+    def options(rate):
+        return checkpoint.identify(marginal, mg.ADVI(optimizer=optax.adagrad(rate)), None).options
+
+    assert options(0.1) == options(0.1)
+    assert options(0.1) != options(0.2)
 
 
 def test_the_checkpoint_of_another_version_is_refused(complete, monkeypatch):

@@ -332,7 +332,18 @@ def _digest(value: Any) -> str:
 
 
 def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=lambda other: _without_addresses(repr(other))))
+    """An option as JSON gives it back; functions (of an optimiser, say) by their names and what they close over."""
+    try:
+        return json.loads(json.dumps(value, default=_described))
+    except ValueError:  # functions that close over each other
+        return _without_addresses(repr(value))
+
+
+def _described(value: Any) -> Any:
+    closed = getattr(value, "__closure__", None)
+    if closed is None:
+        return _without_addresses(repr(value))
+    return [value.__qualname__, [cell.cell_contents for cell in closed]]
 
 
 def _without_addresses(text: str) -> str:
