@@ -29,6 +29,7 @@ from marginalia.infer import laplace, modes, nuts, smc
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint
 from marginalia.infer.densities import Densities
 from marginalia.infer.options import NUTS, SMC, Auto, Laplace
+from marginalia.infer.pareto import LARGEST_K
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
 from marginalia.infer.result import Result
@@ -138,9 +139,7 @@ def _tempered(
 def _fits(weighed: modes.Modes, tried: laplace.Pilot) -> bool:
     """Whether Laplace's proposals would do, and all agree on the modes that they come from."""
     best = weighed.found.places[weighed.chosen]
-    return (
-        tried.k_hat <= laplace.LARGEST_K_HAT and tried.efficiency >= LEAST_EFFICIENCY and best.count >= FEWEST_AGREEING
-    )
+    return tried.k_hat <= LARGEST_K and tried.efficiency >= LEAST_EFFICIENCY and best.count >= FEWEST_AGREEING
 
 
 def _measured(problem: Problem, weighed: modes.Modes, tried: laplace.Pilot | None) -> list[str]:

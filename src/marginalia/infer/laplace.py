@@ -25,6 +25,7 @@ from marginalia.infer.checkpoint import NOWHERE
 from marginalia.infer.curvature import MOST_DIMENSIONS
 from marginalia.infer.densities import Densities
 from marginalia.infer.options import Laplace
+from marginalia.infer.pareto import LARGEST_K, k_hat
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
 from marginalia.infer.result import UNBOUNDED, Result
@@ -32,7 +33,6 @@ from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
 PILOT = 1000  # proposals that say where the chains begin, and how well the proposals fit
-LARGEST_K_HAT = 0.7
 FEWEST_DF = 5.0
 
 
@@ -140,16 +140,6 @@ def pilot(proposal: Proposal, densities: Densities, rng: np.random.Generator, co
     return Pilot(points, values, log_ratio, k_hat(log_ratio))
 
 
-def k_hat(log_ratio: np.ndarray) -> float:
-    """Pareto k-hat of importance ratios, given their logs `(n,)`; a ratio of 0 counts as a very small one."""
-    from arviz_stats.base.array import array_stats  # half a second to import: not before it is needed
-
-    finite = np.isfinite(log_ratio)
-    floor = log_ratio[finite].min() - 1.0
-    _, k = array_stats.psislw(-np.where(finite, log_ratio, floor))
-    return float(k)
-
-
 def sample(
     problem: Problem,
     options: Laplace,
@@ -243,9 +233,9 @@ def _metropolis(
 
 def _findings(weighed: modes.Modes, k: float) -> tuple[str, ...]:
     out = []
-    if not k <= LARGEST_K_HAT:
+    if not k <= LARGEST_K:
         out.append(
-            f"These draws are no posterior: the Pareto k-hat of the proposals is {k:.2f}, above {LARGEST_K_HAT}, so "
+            f"These draws are no posterior: the Pareto k-hat of the proposals is {k:.2f}, above {LARGEST_K}, so "
             "they hardly reach some part of it, and means and intervals may be far off. "
             'Use method="nuts".'
         )
