@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
+from arviz_stats.base.array import array_stats
 from exact import MODELS, Exact, funnel, latent_class
 
 import marginalia as mg
 from marginalia.errors import MarginaliaWarning
+from marginalia.infer import auto
 
 SIGMAS = 4.0
 METHODS = {"auto": mg.Auto(), "nuts": mg.NUTS(draws=4000), "laplace": mg.Laplace(), "ensemble": mg.Ensemble(draws=400)}
@@ -74,3 +79,23 @@ def test_a_mode_that_chains_missed_is_said_by_nuts_and_visited_by_the_default(pe
     assert fit.result.info["modes"] == 2
     assert fit.status == ()
     assert max(model.errors(fit.draws).values()) < SIGMAS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.01, 0.3])
+def test_without_laplace_the_default_goes_to_smc_where_modes_are_apart(share: float, monkeypatch) -> None:
+    monkeypatch.setattr(auto, "LEAST_EFFICIENCY", 2.0)  # nothing is as good as that
+
+    def model(y):
+        z = numpyro.sample("z", dist.Bernoulli(share))
+        x = numpyro.sample("x", dist.Normal(jnp.where(z == 1, -6.0, 5.0), jnp.where(z == 1, 0.5, 1.0)))
+        numpyro.sample("y", dist.Normal(0.0 * x, 1.0), obs=y)
+
+    fit = mg.fit(model, np.array(0.0), random_seed=2, progressbar=False)
+    assert fit.method == "smc"
+    assert fit.notes[0].startswith("SMC was chosen")
+    assert ("NUTS missed a minor mode" in fit.notes[0]) == (share < 0.1)
+    assert fit.result.starts is not None
+    assert fit.status == ()
+    low = (fit.draws["x"] < 0).astype(float)
+    assert abs(low.mean() - share) / array_stats.mcse(low, chain_axis=0, draw_axis=1, method="mean") < SIGMAS

@@ -42,7 +42,7 @@ def hmc(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dic
     if saturated > LARGEST_SATURATED_PART:
         out.append(
             f"{saturated:.0%} of the draws reached the largest tree depth, {options.get('max_tree_depth', 10)}: right, "
-            'but slow. Use metric="dense" for correlated parameters, or raise max_tree_depth.'
+            "but slow. Raise max_tree_depth, or reparametrise where parameters hang together."
         )
     return tuple(out)
 
