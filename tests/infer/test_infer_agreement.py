@@ -55,6 +55,7 @@ def test_a_funnel_is_sampled_by_the_default_and_refused_by_laplace(scale: float)
     assert fit.result.info["k_hat"] > 0.7
 
 
+@pytest.mark.slow
 def test_the_default_gives_the_means_of_a_mixture() -> None:
     fit = mg.fit(marginal("mixture"), random_seed=3, progressbar=False)
     assert fit.status == ()

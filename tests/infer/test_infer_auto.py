@@ -53,6 +53,7 @@ def test_modes_far_apart_are_visited_as_often_as_they_deserve():
     assert result.findings == ()
 
 
+@pytest.mark.slow
 def test_a_mode_of_one_percent_is_not_forgotten():
     stuck = infer.run(bimodal(0.01), NUTS(draws=1000, tune=200), random_seed=1, progressbar=False)
     assert np.all(stuck.draws["x"] > 0)
@@ -77,6 +78,7 @@ def test_the_choice_and_its_reason_are_in_the_fit_and_same_seed_same_bytes():
     assert first.draws["mu"].tobytes() == second.draws["mu"].tobytes()
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_is_the_beginning_of_what_is_drawn():
     model = mixture()
     marginal = mg.marginalize(model.model, *model.args)
