@@ -276,3 +276,7 @@ def test_a_batch_is_a_part() -> None:
 def test_data_that_are_no_arguments_are_refused() -> None:
     with pytest.raises(mg.Refusal, match="none of its arguments has 12 rows"):
         make_batches(mg.marginalize(lambda: centred_by(Y, 0.0)), B)
+
+
+def test_check_reads_a_plate_that_draws() -> None:
+    assert not list(mg.check(drawing, Y))

@@ -69,8 +69,8 @@ def test_the_estimate_without_the_score_has_no_noise_at_the_optimum():
 
 
 def test_any_optimiser_and_a_fixed_number_of_steps():
-    end, _, (mean, _) = climb("mean-field", optimizer=optax.adagrad(0.5), steps=2345)
-    assert end.elbo.shape == (2345,)
+    end, _, (mean, _) = climb("mean-field", optimizer=optax.adagrad(0.5), steps=1500)
+    assert end.elbo.shape == (1500,)
     assert end.converged
     assert np.all(np.abs(mean - CORRELATED_MEAN) < 4 * SMALL / np.sqrt(np.diag(PRECISION)))
 

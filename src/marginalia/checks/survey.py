@@ -16,7 +16,7 @@ from numpyro.primitives import Messenger
 
 from marginalia.checks.identity import addresses, identities
 from marginalia.jaxpr.known import known_values
-from marginalia.tracing import Placeholder, is_discrete, peel, reading
+from marginalia.tracing import AnyRows, Placeholder, is_discrete, peel, reading
 
 type Kind = Literal["latent", "discrete", "observed", "factor"]
 
@@ -76,7 +76,7 @@ class _Watch(Messenger):
 
 @contextmanager
 def _watched(see: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    with handlers.trace(), reading(), _Watch(see), handlers.seed(rng_seed=0), Placeholder():
+    with handlers.trace(), reading(), _Watch(see), handlers.seed(rng_seed=0), Placeholder(), AnyRows({}):
         yield
 
 

@@ -33,6 +33,7 @@ LARGEST_RHAT = 1.1
 SMALL = 0.02  # in standard deviations of the approximation: the error of an average that is good enough
 LARGE = 0.05  # and the largest error of any single parameter
 BATCHES = 10
+FEWEST_DECAYING = 12 * PART * BATCHES  # a fixed number of steps of which the last quarter can still be judged
 MOST_KEPT = 20_000_000  # numbers of the iterates' path
 SMALLEST_RATE = 4.0**-5
 
@@ -231,7 +232,7 @@ class _Trail:
         self.restart: np.ndarray | None = None
         self._summary = summary
         self._steps = steps
-        self._decays = decays
+        self._decays = decays and steps is not None and steps >= FEWEST_DECAYING
         self._before: tuple[np.ndarray, np.ndarray] | None = None
         self._parts: list[np.ndarray] = []
         self._seen: list[np.ndarray] = []
