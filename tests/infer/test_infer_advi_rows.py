@@ -15,7 +15,7 @@ import marginalia as mg
 from marginalia import infer
 
 SIGMAS = 4.0
-N = 120
+N = 300
 STATE = np.random.default_rng(6)
 Y = np.where(STATE.random(N) < 0.3, STATE.normal(-1.5, 1, N), STATE.normal(1.5, 1, N))
 
