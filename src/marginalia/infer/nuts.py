@@ -120,7 +120,7 @@ def sample(
     if chains.interrupted:
         made = drawn.points.shape[1]
         findings = (
-            f"Interrupted: {made} of {options.draws} draws per chain are kept. Run again for all of them.",
+            f"Interrupted: {made} of {chains.wanted} draws per chain are kept. Run again for all of them.",
             *findings,
         )
     info = {
