@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import jax
@@ -81,8 +82,12 @@ def test_prediction_without_a_sampler_is_that_of_the_mixture(model, draws):
 
 @pytest.mark.slow
 def test_w1_by_hand_gives_the_answer_of_w1():
-    fit = mg.fit(by_hand, Y, method=mg.NUTS(draws=2000, tune=1000, chains=4), random_seed=1, progressbar=False)
-    twin = mg.fit(by_latent, Y, method=mg.NUTS(draws=2000, tune=1000, chains=4), random_seed=2, progressbar=False)
+    method = mg.NUTS(draws=2000, target_accept=0.95)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MarginaliaWarning)  # one draw of 8000 may diverge, as means come close
+        fit = mg.fit(by_hand, Y, method=method, random_seed=1, progressbar=False)
+        twin = mg.fit(by_latent, Y, method=method, random_seed=2, progressbar=False)
+    assert fit.result.info["divergences"] + twin.result.info["divergences"] <= 4
     for name in ("p", "mu"):
         pair = [fit.summary().filter(like=name, axis=0), twin.summary().filter(like=name, axis=0)]
         error = np.hypot(*(table["sd"] / np.sqrt(table["ess_bulk"]) for table in pair))
