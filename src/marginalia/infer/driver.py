@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from marginalia.errors import OptionError, compose
 from marginalia.infer import advi, auto, check, ensemble, laplace, metropolis, nuts, smc
@@ -133,7 +134,9 @@ def run(
         progress = make_progress(progressbar)
         more = (kept,) if method.resumes else ()
         try:
-            result = method.run(problem, chosen, np.random.default_rng(seed), progress, *more)
+            # Chains run in threads already: more threads in each small triangular solve only wait for each other.
+            with threadpool_limits(1, user_api="blas"):
+                result = method.run(problem, chosen, np.random.default_rng(seed), progress, *more)
         finally:
             progress.close()
     info = {
