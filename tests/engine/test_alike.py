@@ -155,6 +155,16 @@ def test_units_of_separately_named_rows_are_those_rows() -> None:
     close(np.array([found[f"y{i}"].item() for i in range(6)]), np.log(dens @ [0.7, 0.3]), "rows")
 
 
+def test_terms_that_are_constants_are_no_obstacle() -> None:
+    def model(y):
+        independent(y)
+        for i in range(5):
+            numpyro.factor(f"constant{i}", jnp.float64(0.5) if i % 2 else 0.25)
+
+    plain, more = mg.marginalize(independent, Y6), mg.marginalize(model, Y6)
+    close(more.log_density(MU), plain.log_density(MU) + 3 * 0.25 + 2 * 0.5, "density")
+
+
 def test_unequal_scales_under_one_sum_are_refused_by_name() -> None:
     def model(y):
         mu = _mu()

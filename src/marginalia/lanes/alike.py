@@ -66,7 +66,7 @@ def find_alike(jaxpr: core.Jaxpr, sources: Sequence[Any], kinds: Sequence[Any]) 
     within = {v: e for v, e in maker.items() if v in touched}
     found: dict[Any, list[tuple[int, _Cut]]] = {}
     for i, output in enumerate(jaxpr.outvars):
-        if output in within:
+        if isinstance(output, core.Var) and output in within:
             cut = _cut_back(output, within, order, inputs)
             if cut is not None:
                 found.setdefault((kinds[i], cut.key), []).append((i, cut))
