@@ -12,15 +12,20 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from numpyro.distributions import constraints
 from scipy.optimize import linear_sum_assignment
 
-from marginalia.ondraws import OnDraws, Params, count, flatten
+from marginalia.errors import Refusal
+from marginalia.marginal.batches import make_batches
+from marginalia.ondraws import MAX_BLOCK, OnDraws, Params, count, flatten
+from marginalia.precision import float64
 
 RELATIVE_TOLERANCE = 1e-8
 MAX_COMBINATIONS = 1024
 MAX_ROWS = 500  # rows of the memberships that take part in the comparison of labellings
+MUCH_WORK = 2e7  # rows x draws beyond which memberships of some rows only are computed
 MAX_NUMBERS = 2e7  # kept memberships: draws x rows x components
 TINY = 1e-6  # a membership is never taken as exactly 0: one draw cannot forbid a label
 
@@ -156,16 +161,12 @@ def relabel(engine: OnDraws, draws: Params, lp: np.ndarray, families: tuple[Exch
     """
     chains, length = lp.shape
     params = flatten(draws, engine.program.latents)
-    rows = _kept_rows(engine, families, count(params))
-    kept: dict[str, list[np.ndarray]] = {name: [] for name in rows}
-    for block in engine.posterior(params):
-        for name, chosen in rows.items():
-            kept[name].append(block[name].reshape(len(block[name]), -1, block[name].shape[-1])[:, chosen])
+    memberships = _of_some_rows(engine, families, params) or _of_all_rows(engine, families, params)
     permutations = []
     moved = np.zeros(chains * length, bool)
     inside = False
     for family in families:
-        P = np.concatenate([np.concatenate(kept[name]) for name in family.discretes], axis=1)
+        P = np.concatenate([memberships[name] for name in family.discretes], axis=1)
         p = stephens(P, int(np.argmax(lp)))
         p = p[:, _numbering(engine, params, family, p)]
         for name, axes in family.axes.items():
@@ -197,6 +198,47 @@ def stephens(P: np.ndarray, reference: int, *, iterations: int = 50) -> np.ndarr
         result = new
         Q = np.take_along_axis(P, result[:, None, :], axis=2).mean(axis=0)
     return result
+
+
+def _of_all_rows(engine: OnDraws, families: tuple[Exchangeable, ...], params: Params) -> dict[str, np.ndarray]:
+    """`{discrete: (S, rows, K)}`: memberships of all rows are computed, and those of some kept."""
+    rows = _kept_rows(engine, families, count(params))
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in rows}
+    for block in engine.posterior(params):
+        for name, chosen in rows.items():
+            kept[name].append(block[name].reshape(len(block[name]), -1, block[name].shape[-1])[:, chosen])
+    return {name: np.concatenate(parts) for name, parts in kept.items()}
+
+
+def _of_some_rows(engine: OnDraws, families: tuple[Exchangeable, ...], params: Params) -> dict[str, np.ndarray] | None:
+    """The same from the program on some of its rows, where there are many and they are independent; else None."""
+    S = count(params)
+    names = {name for family in families for name in family.discretes}
+    work = max(int(np.prod(engine.program.discretes[n].shape)) for n in names) * S
+    if work < MUCH_WORK:
+        return None
+    try:
+        batches = make_batches(engine.marginal, MAX_ROWS)
+    except Refusal:
+        return None  # rows that are not independent: all of them are needed
+    kernel = batches.kernel
+    if not names <= set(kernel.program.discretes):
+        return None
+
+    def one(point: Params, data: Any) -> dict[str, Any]:
+        found = kernel.posterior(point, data)
+        return {name: found[name].reshape(-1, found[name].shape[-1]) for name in names}
+
+    with float64():
+        chosen, _ = batches.cut(np.linspace(0, batches.size - 1, MAX_ROWS).round().astype(int))
+        run = jax.jit(jax.vmap(one, in_axes=(0, None)))
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        for start in range(0, S, MAX_BLOCK):
+            take = np.minimum(np.arange(start, start + MAX_BLOCK), S - 1)
+            block = run({n: v[take] for n, v in params.items()}, chosen)
+            for name in names:
+                parts[name].append(np.asarray(block[name])[: min(MAX_BLOCK, S - start)])
+    return {name: np.concatenate(found) for name, found in parts.items()}
 
 
 def _kept_rows(engine: OnDraws, families: tuple[Exchangeable, ...], S: int) -> dict[str, np.ndarray]:

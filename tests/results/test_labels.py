@@ -6,9 +6,13 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from handwritten import MU3, W3, data, gaussian_draws, mixture
 
+import marginalia as mg
+from marginalia import labels
 from marginalia.labels import find_exchangeable, permute, relabel, stephens
 from marginalia.ondraws import OnDraws, flatten
 
@@ -144,3 +148,32 @@ def test_one_compilation_serves_all_checks():
     families = find_exchangeable(engine, flatten(draws, marginal.program.latents))
     relabel(engine, draws, np.zeros((4, 50)), families)
     assert len(traced) == 2  # the density once, the memberships once
+
+
+def test_of_many_rows_some_tell_the_labels_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program on 500 of its rows gives the same permutations as the memberships of all."""
+
+    def model(y):
+        w = numpyro.sample("w", dist.Dirichlet(jnp.ones(3)))
+        mu = numpyro.sample("mu", dist.Normal(0, 10).expand([3]))
+        with numpyro.plate("obs", len(y)):
+            z = numpyro.sample("z", dist.Categorical(w))
+            numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+    marginal = mg.marginalize(model, data(MU3, W3, 1.0, N=2000))
+    draws = {n: v for n, v in gaussian_draws(MU3, W3, 1.0, length=40).items() if n != "sd"}
+    for name in ("mu", "w"):
+        draws[name][1] = draws[name][1][:, [1, 2, 0]]
+    engine = OnDraws(marginal)
+    families = labels.find_exchangeable(engine, flatten(draws, marginal.program.latents))
+    lp = engine.log_density(flatten(draws, marginal.program.latents)).reshape(draws["w"].shape[:2])
+    by_all = labels.relabel(engine, draws, lp, families)
+    monkeypatch.setattr(labels, "MUCH_WORK", 1.0)
+    used = []
+    make = labels.make_batches
+    monkeypatch.setattr(labels, "make_batches", lambda *a: used.append(a) or make(*a))
+    by_some = labels.relabel(engine, draws, lp, families)
+    assert used
+    assert by_some.moved == by_all.moved > 0
+    for name, value in by_all.draws.items():
+        assert np.array_equal(by_some.draws[name], value), name
