@@ -1,6 +1,6 @@
 # marginalia needs make and some Python 3.12 or newer (or uv). Everything is set up in .venv, once.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test validate nightly lint clean
+.PHONY: help install demo test validate nightly calibrate lint clean
 
 BIN := .venv/bin
 SETUP := pyproject.toml constraints.txt tools/setup.sh
@@ -22,6 +22,9 @@ validate: .venv/.installed-dev ## run the long checks against reference answers
 
 nightly: .venv/.installed-dev  ## 10 000 random programs against brute force (hours)
 	$(BIN)/python tests/properties/nightly.py --programs 10000
+
+calibrate: .venv/.installed-dev  ## ranks of true values among draws, 200 data sets a method (an hour)
+	$(BIN)/python tests/calibration/calibrate.py --results build/calibration.jsonl --out docs/images/calibration.png
 
 lint: .venv/.installed-dev     ## check style and types
 	$(BIN)/python -m ruff check .

@@ -6,14 +6,16 @@ uniform ranks by simultaneous bands, and draws the picture. Fits whose `status` 
 are counted apart, and their ranks judged apart. Since the status is a matter of the data, ranks of the accepted fits
 are uniform if the method is right.
 
-Results are lines of a file: the same call goes on from there. The exit status is 1 when a p-value of accepted fits is
-below 0.01 divided by the number of tests.
+Results are lines of a file: the same call goes on from there, unless the code has changed. The exit status is 1 when
+a p-value of accepted fits is below 0.01 divided by the number of tests.
 """
 
 # ruff: noqa: T201
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import json
 import os
 import sys
@@ -57,6 +59,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="picture")
     options = parser.parse_args()
     path = options.results or Path(tempfile.mkdtemp()) / "calibration.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     print(f"results: {path}", flush=True)
     for model in options.models:
         end = time.monotonic() + 60 * options.minutes / len(options.models)
@@ -69,10 +72,26 @@ def main() -> int:
     return int(alarms > 0)
 
 
+@functools.cache
+def code() -> str:
+    """A digest of what the results depend on: the library, the models, the methods' options."""
+    here = Path(__file__).parent
+    files = [*sorted(Path(mg.__file__).parent.rglob("*.py")), here / "simulated.py", here / "once.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files) + repr(METHODS).encode()).hexdigest()[:16]
+
+
 def read(path: Path) -> list[Line]:
-    """The results so far; a line that was cut short by the end of a run is left out."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    """The results of this code so far; a line that was cut short by the end of a run is left out."""
+    lines = path.read_text().split("\n") if path.exists() else []
+    found = [_parsed(line) for line in lines]
+    return [one for one in found if one is not None and one["code"] == code()]
+
+
+def _parsed(line: str) -> Line | None:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
 
 
 def run(name: str, methods: list[str], replications: int, path: Path, end: float) -> None:
@@ -89,9 +108,9 @@ def run(name: str, methods: list[str], replications: int, path: Path, end: float
                 return
             truth, y = model.draw(np.random.default_rng([SEED, number, replication]))
             seed = 1000 * replication + list(METHODS).index(method)
-            line = {"model": name, "method": method, "replication": replication}
+            line = {"code": code(), "model": name, "method": method, "replication": replication}
             line |= judged(model, truth, y, lambda y=y, method=method, seed=seed: fit(y, METHODS[method], seed))
-            file.write(json.dumps(line) + "\n")
+            file.write("\n" + json.dumps(line))
             file.flush()
             if count % 40 == 0:
                 print(f"{name}: replication {replication}", flush=True)

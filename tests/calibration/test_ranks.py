@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
-from calibrate import cells, judged, picture, ranks_of, read
+from calibrate import cells, code, judged, picture, ranks_of, read
 from ranks import DRAWS, band, counting, p_value, rank, thinned
 from simulated import MODELS
 
@@ -121,5 +123,6 @@ def test_lines_are_counted_read_and_drawn(tmp_path):
     panel = picture(lines).axes[0]
     assert "15 fits, 5 refused" in panel.get_title()
     path = tmp_path / "cut.jsonl"
-    path.write_text('{"a": 1}\n{"a"')
-    assert read(path) == [{"a": 1}]
+    kept = {"code": code(), "ranks": {"spread": 3}}
+    path.write_text(f"{json.dumps({'code': 'older'})}\n{json.dumps(kept)}\n{json.dumps(kept)[:-4]}")
+    assert read(path) == [kept]
