@@ -22,7 +22,7 @@ from scipy import special
 from weighing import SIGMAS
 
 import marginalia as mg
-from marginalia.errors import MarginaliaWarning
+from marginalia.errors import FitError, MarginaliaWarning
 
 pytestmark = pytest.mark.xdist_group("w1")
 

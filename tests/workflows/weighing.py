@@ -46,13 +46,13 @@ def importance(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points `(count, n)` and their log importance ratios.
 
-    Proposals are Student-t around the modes, each with the curvature there. With `rounds`, proposals that
-    follow the shape of the posterior come after: narrow ones around points that the round before found, and wide ones around their mean.
+    Proposals are Student-t around the modes, each with the curvature there. With `rounds`, proposals that follow
+    the shape of the posterior come after: narrow ones around points that the round before found, and wide ones
+    around their mean.
     """
     rng = np.random.default_rng(seed)
-    centres, scales = np.atleast_2d(modes), []
-    for start in centres:
-        scales.append(np.linalg.inv(curvature(log_density, start)))
+    centres = np.atleast_2d(modes)
+    scales = [np.linalg.inv(curvature(log_density, centre)) for centre in centres]
     mixed = Mixture(centres, np.linalg.cholesky(1.3 * np.array(scales)))
     for _ in range(rounds):
         points = mixed.sample(20_000, rng)
