@@ -23,7 +23,7 @@ validate: .venv/.installed-dev ## run the long checks against reference answers
 nightly: .venv/.installed-dev  ## 10 000 random programs against brute force (hours)
 	$(BIN)/python tests/properties/nightly.py --programs 10000
 
-calibrate: .venv/.installed-dev  ## ranks of true values among draws, 200 data sets a method (an hour)
+calibrate: .venv/.installed-dev  ## ranks of true values among draws, 200 data sets a method (half an hour)
 	$(BIN)/python tests/calibration/calibrate.py --results build/calibration.jsonl --out docs/images/calibration.png
 
 lint: .venv/.installed-dev     ## check style and types
