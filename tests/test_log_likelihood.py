@@ -49,3 +49,24 @@ def test_two_outcomes_are_one_unit() -> None:
 
 def test_a_missing_row_says_nothing() -> None:
     assert study("missing_by_handler").log_likelihood["y"][1] == 0.0
+
+
+def test_units_with_the_same_short_name_are_all_there() -> None:
+    """Once found: more than four terms a unit are named by the first and the last, and two units had one name."""
+    present = [[0, 1, 2], [0, 2], [1, 2], [0, 1], [0, 1], [0, 1, 2]]
+    y = [np.arange(len(who)) * 0.7 - 0.3 * t for t, who in enumerate(present)]
+
+    def model():
+        mu = numpyro.sample("mu", dist.Normal(0, 2).expand([2]))
+        z = numpyro.sample("z", dist.Bernoulli(0.4).expand([3]))
+        for t, who in enumerate(present):
+            numpyro.sample(f"y_{t}", dist.Normal(mu[z[np.array(who)]], 1.0), obs=y[t])
+
+    params = {"mu": np.array([-0.4, 1.1])}
+    found = mg.marginalize(model).log_likelihood(params)
+    log = np.tile(np.log([0.6, 0.4]), (3, 1))
+    for who, values in zip(present, y, strict=True):
+        for person, value in zip(who, values, strict=True):
+            log[person] += -0.5 * (value - params["mu"]) ** 2 - 0.5 * np.log(2 * np.pi)
+    assert len(found) == 3
+    assert np.isclose(sum(v.sum() for v in found.values()), np.logaddexp(*log.T).sum(), rtol=1e-12, atol=0)

@@ -16,6 +16,7 @@ from numpyro import handlers
 from marginalia.data_checks import check_arguments, check_observed
 from marginalia.errors import Refusal, compose
 from marginalia.jaxpr.known import known_values
+from marginalia.lanes.loops import dependencies
 from marginalia.survey import Survey, bounds_from_parents, listed, refuse_support_from_discretes, survey
 from marginalia.tracing import OnRows, is_discrete, peel, run_model
 
@@ -69,6 +70,19 @@ class Term:
 
 
 @dataclass(frozen=True, eq=False)
+class Peaks:
+    """Largest values that terms can take, whatever the discretes: `jaxpr` maps the same inputs to those of `terms`.
+
+    For programs with endless discretes only. `loose`: some of these have probabilities that NumPyro computes by a
+    series, so that they do not add up to 1 to the last digits.
+    """
+
+    jaxpr: core.ClosedJaxpr
+    terms: tuple[int, ...]
+    loose: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Program:
     """A NumPyro program, read: `jaxpr` maps latents and discretes (in order) to `terms` (in order).
 
@@ -87,6 +101,7 @@ class Program:
     terms: tuple[Term, ...]
     jaxpr: core.ClosedJaxpr
     fixed_supports: bool
+    peaks: Peaks | None = None
     drawn: dict[str, int] = field(default_factory=dict)
 
     def trace(self, values: Mapping[str, Any], key: Any = None) -> dict[str, dict[str, Any]]:
@@ -212,8 +227,10 @@ def read(
     jaxpr, terms = _density(model, args, kwargs, latents, discretes, tables)
     deterministics = {n: Site(n, s["shape"], s["dims"]) for n, s in sites.items() if s["kind"] == "deterministic"}
     plates = {n: s["size"] for n, s in sites.items() if s["kind"] == "plate"}
+    endless = any(d.endless for d in discretes.values())
+    peaks = _peaks(model, args, kwargs, latents, discretes, terms) if endless else None
     return Program(
-        model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed, drawn
+        model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed, peaks, drawn
     )
 
 
@@ -272,6 +289,60 @@ def _density(
         whole_program = core.jaxpr_as_fun(closed)
         closed = jax.make_jaxpr(lambda *values: whole_program(*values)[: len(terms)])(*floats, *whole)
     return closed, tuple(found)
+
+
+def _largest(fn: Any) -> Any:
+    """The log-density of a location family where the value is the location, computed without it; else None.
+
+    It does not change with the location, so it holds whatever discretes that reads.
+    """
+    while isinstance(fn, dist.ExpandedDistribution):
+        fn = fn.base_dist
+    if isinstance(fn, dist.Normal | dist.Laplace | dist.Cauchy | dist.Logistic | dist.Gumbel):
+        return type(fn)(0.0, fn.scale).log_prob(0.0)
+    if isinstance(fn, dist.StudentT):
+        return dist.StudentT(fn.df, 0.0, fn.scale).log_prob(0.0)
+    if isinstance(fn, dist.MultivariateNormal):
+        zeros = jnp.zeros(jnp.shape(fn.loc)[-1:])
+        return dist.MultivariateNormal(zeros, scale_tril=fn.scale_tril).log_prob(zeros)
+    return None
+
+
+def _peaks(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    latents: dict[str, Latent],
+    discretes: dict[str, Discrete],
+    terms: tuple[Term, ...],
+) -> Peaks:
+    """The largest log-densities of observed locations, where these do not depend on a discrete."""
+    places = {term.name: i for i, term in enumerate(terms)}
+    known: list[int] = []
+    loose: list[bool] = []
+
+    def run(params: list[Any], states: list[Any]) -> list[Any]:
+        values = dict(zip([*latents, *discretes], [*params, *states], strict=True))
+        outputs = []
+        for name, site in run_model(model, args, kwargs, values, None).items():
+            if site["type"] != "sample":
+                continue
+            fn, mask = peel(site["fn"])
+            largest = _largest(fn) if site["is_observed"] else None
+            if largest is not None:
+                largest = jnp.broadcast_to(largest, terms[places[name]].shape)
+                outputs.append(largest if mask is None else jnp.where(mask, largest, 0.0))
+                known.append(places[name])
+            while hasattr(fn, "base_dist"):
+                fn = fn.base_dist
+            loose.append(name in discretes and discretes[name].endless and isinstance(fn, dist.GammaPoisson))
+        return outputs
+
+    floats = [jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for s in latents.values()]
+    whole = [jax.ShapeDtypeStruct(s.shape, jnp.result_type(int)) for s in discretes.values()]
+    closed = jax.make_jaxpr(run)(floats, whole)
+    free = [i for i, read in enumerate(dependencies(closed.jaxpr)) if all(j < len(latents) for j in read)]
+    return Peaks(closed, tuple(known[i] if i in free else -1 for i in range(len(known))), any(loose))
 
 
 def _seen(name: str, sites: Mapping[str, Any]) -> Any:

@@ -193,3 +193,52 @@ def test_the_compiled_program_does_not_grow_with_the_loop() -> None:
         work = [line for line in text.splitlines() if any(w in line for w in ("dot", "exp", "log", "gather", "while"))]
         operations.append(len(work))
     assert operations[0] == operations[1]
+
+
+def test_a_rule_for_derivatives_that_changes_along_the_loop_keeps_each_step_apart() -> None:
+    def model(y):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        for i, now in enumerate(y):
+
+            @jax.custom_jvp
+            def scaled(x):
+                return x * 1.0
+
+            scaled.defjvps(lambda slope, answer, x, by=float(i + 1): by * slope)
+            z = numpyro.sample(f"z{i}", dist.Bernoulli(0.4))
+            numpyro.sample(f"y{i}", dist.Normal(z + scaled(a), 1.0), obs=now)
+
+    kernel = mg.marginalize(model, Y6).kernel
+    with jax.enable_x64(True):
+        slope = jax.grad(lambda a: kernel.log_density({"a": a}, kernel.data))(jnp.asarray(0.3))
+    density = np.stack([0.6 * np.exp(-0.5 * (Y6 - 0.3) ** 2), 0.4 * np.exp(-0.5 * (Y6 - 1.3) ** 2)])
+    weight = density / density.sum(0)
+    each = weight[0] * (Y6 - 0.3) + weight[1] * (Y6 - 1.3)
+    close(slope, -0.3 + (each * np.arange(1, 7)).sum(), "gradient by the rules as they were given")
+
+
+def test_zeros_of_either_sign_are_told_apart() -> None:
+    def model(y):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        for i, now in enumerate(y):
+            z = numpyro.sample(f"z{i}", dist.Bernoulli(0.4))
+            numpyro.sample(f"y{i}", dist.Normal(jnp.arctan2([0.0, -0.0][i % 2], -1.0 - z) + a, 1.0), obs=now)
+
+    found = mg.marginalize(model, Y6).log_density({"a": 0.0})
+    mean = np.where(np.arange(6) % 2 == 0, np.pi, -np.pi)
+    normal = -0.5 * np.log(2 * np.pi)
+    close(found, normal + (normal - 0.5 * (Y6 - mean) ** 2).sum(), "density")
+
+
+def test_what_cannot_be_vectorised_is_read_one_by_one() -> None:
+    def model(y):
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        for i, now in enumerate(y):
+            z = numpyro.sample(f"z{i}", dist.Bernoulli(0.4))
+            shift = jax.pure_callback(lambda x: np.asarray(x, float), jax.ShapeDtypeStruct((), float), 1.0 * i)
+            numpyro.sample(f"y{i}", dist.Normal(z + a + shift, 1.0), obs=now)
+
+    found = mg.marginalize(model, Y6).log_density({"a": 0.0})
+    distance = Y6 - np.arange(6)
+    rows = np.log(0.6 * np.exp(-0.5 * distance**2) + 0.4 * np.exp(-0.5 * (distance - 1) ** 2)) - 0.5 * np.log(2 * np.pi)
+    close(found, -0.5 * np.log(2 * np.pi) + rows.sum(), "density")

@@ -117,3 +117,18 @@ def test_pairs_that_are_not_there_are_refused() -> None:
     ):
         with pytest.raises(mg.OptionError, match=word):
             marginal.pairwise(MU, name, lag=lag, axis=axis)
+
+
+def test_parts_of_a_counted_sum_have_pairs_too() -> None:
+    def model():
+        z = numpyro.sample("z", dist.Bernoulli(0.4).expand([12]))
+        numpyro.sample("y", dist.Normal(1.0 * z.sum(), 1.0), obs=3.0)
+
+    marginal = mg.marginalize(model)
+    assert marginal.kernel.register.counts
+    found = marginal.pairwise({}, "z", lag=3)
+    states = (np.arange(2**12)[:, None] >> np.arange(12)) & 1
+    weight = 0.4 ** states.sum(1) * 0.6 ** (12 - states.sum(1)) * np.exp(-0.5 * (3.0 - states.sum(1)) ** 2)
+    expected = np.zeros((2, 2))
+    np.add.at(expected, (states[:, 2], states[:, 5]), weight / weight.sum())
+    close(found[2], expected, "z[2], z[5]")

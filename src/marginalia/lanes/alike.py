@@ -165,11 +165,17 @@ def _comparable(value: Any) -> Any:
 _LIBRARIES = tuple(str(Path(module.__file__ or "").parent) for module in (jax, numpyro))
 
 
+_WRAPPERS = ("custom_derivatives.py", "custom_transpose.py")
+"""Where JAX wraps rules of others: a place there says nothing about the rule."""
+
+
 def _library_place(value: Any) -> str | None:
     """Where a rule for derivatives is written, if that is in JAX or NumPyro: made anew at each use, yet the same."""
     about: Any = getattr(value, "debug_info", None)
     filename = getattr(about, "func_filename", None)
-    return str(about.func_src_info) if filename is not None and str(filename).startswith(_LIBRARIES) else None
+    if filename is None or not str(filename).startswith(_LIBRARIES) or str(filename).endswith(_WRAPPERS):
+        return None
+    return str(about.func_src_info)
 
 
 def _program_key(jaxpr: core.Jaxpr) -> Any:
@@ -222,7 +228,10 @@ def _batch(
     for atom, axis in zip(model.leaves, axes, strict=True):
         shape = tuple(atom.aval.shape)
         avals.append(jax.ShapeDtypeStruct((len(members), *shape) if axis == 0 else shape, atom.aval.dtype))
-    closed = jax.make_jaxpr(jax.vmap(once, in_axes=tuple(axes)))(*avals)
+    try:
+        closed = jax.make_jaxpr(jax.vmap(once, in_axes=tuple(axes)))(*avals)
+    except NotImplementedError:
+        return None  # an operation that JAX cannot vectorise, such as a call back to Python
     return Batch(tuple(members), closed, tuple(leaves))
 
 
@@ -242,7 +251,12 @@ def _computed_alike(own: tuple[Any, ...], maker: dict[Any, Any], order: dict[int
 def _same(atom: Any, other: Any) -> bool:
     if isinstance(atom, core.Var) or isinstance(other, core.Var):
         return atom is other
-    return bool(np.array_equal(np.asarray(atom.val), np.asarray(other.val), equal_nan=atom.aval.dtype.kind == "f"))
+    return equal_to_the_bit(np.asarray(atom.val), np.asarray(other.val))
+
+
+def equal_to_the_bit(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal, 0.0 and -0.0 told apart."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def _atoms(batch: Batch) -> list[Any]:
@@ -288,7 +302,7 @@ def stack(values: Sequence[Value]) -> Value:
     arrays = [v.array for v in values]
     held = np.broadcast_shapes(*(tuple(a.shape) for a in arrays))
     xp = namespace(*arrays)
-    same = xp is np and all(a.shape == held and np.array_equal(a, arrays[0]) for a in arrays)
+    same = xp is np and all(equal_to_the_bit(np.asarray(a), np.asarray(arrays[0])) for a in arrays)
     array = np.expand_dims(arrays[0], count) if same else xp.stack([broadcast(a, held) for a in arrays], axis=count)
     known = None
     if not lanes and all(v.known is not None for v in values):

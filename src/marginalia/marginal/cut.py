@@ -1,15 +1,17 @@
 """Discretes without a largest value: how much of a sum is lost where their support is cut, and where to cut it.
 
-Two bounds on the lost part of the sum over one discrete x, relative to what was summed, at given parameters:
+At given parameters four numbers say what the cut of a discrete x at K loses, each the worst over x's elements:
 
-*proved*: all that x is read by are probabilities of discretes, which never exceed 1. Then no more is lost than
-P(x >= K) / Z, Z being the sum of x's component; and P(x >= K) follows from the last two probabilities kept, since in
-the families read here (Poisson, negative binomial, geometric) the ratio of neighbours never grows by more than
+*tail*: P(x >= K) in the worst state of the discretes that x depends on, from the last two probabilities kept: in the
+families read here (Poisson, negative binomial, geometric) the ratio of neighbours never grows by more than
 (K - 1) / (K - 2) beyond K.
-
+*proved*: tail times the largest value that what reads x can take (1 for probabilities, the peak for densities of a
+location) over the sum of x's component. No more than this part of the sum can be lost.
+*mass*: the part of the prior that is missing, all discretes of the component summed out; it sees what the tail cannot
+(chains of Poissons, whose worst state before is no bound) as far as rounding lets it.
 *falling*: the probabilities of x given the data, summed in blocks at the end of what is kept, fall from block to block
-at least geometrically; if they go on so, as the families do, the rest is less than a geometric series. This needs no
-bound on densities, but a term that rises again beyond the cut would go unseen.
+at least geometrically; the rest is less than a geometric series if they go on so. A term that rises again beyond the
+cut goes unseen, which is why it never decides alone.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from marginalia.errors import Refusal, compose
-from marginalia.lanes.value import Value
+from marginalia.lanes.value import Value, full_ids
 from marginalia.marginal.eliminate import eliminate
 from marginalia.marginal.tabulate import Factor
-from marginalia.marginal.units import components_read
+from marginalia.marginal.units import components_of, components_read
 
 if TYPE_CHECKING:
     from marginalia.marginal.kernel import Kernel
@@ -38,26 +41,32 @@ PROVED_UP_TO = 2**9
 
 @dataclass(frozen=True)
 class Lost:
-    """The largest part of a sum that the cut of one discrete may lose, over its elements and all parameters seen."""
+    """What the cut of one discrete may lose, the worst over its elements and all parameters seen (see above)."""
 
     kept: int
     proved: float
+    tail: float
+    mass: float
     falling: float
 
+    def proves(self, most: float) -> bool:
+        return self.proved <= most
+
     def accepted(self, most: float) -> bool:
-        """Whether no more than `most` is lost."""
-        return self.proved <= most or self.falling <= most
+        """Whether no more than `most` is lost, for all that can be seen."""
+        return self.proves(most) or (self.tail <= most and self.mass <= 0.0 and self.falling <= most)
 
     def settled(self, most: float) -> bool:
         """Whether nothing would be gained by keeping more values."""
-        no_proof = not np.isfinite(self.proved) or self.kept >= PROVED_UP_TO
-        return self.proved <= most or (no_proof and self.falling <= most)
+        return self.proves(most) or (self.accepted(most) and (self.kept >= PROVED_UP_TO or np.isnan(self.proved)))
 
     def words(self, most: float) -> str:
-        if self.proved <= most:
+        if self.proves(most):
             return f"at most {self.proved:.1e} of a sum is lost (proved)"
         if not np.isfinite(self.falling):
             return "its terms do not fall where they are cut"
+        if not self.accepted(most):
+            return f"up to {max(self.tail, self.mass, self.falling):.1e} of its probability lies beyond the cut"
         return f"about {self.falling:.1e} of a sum is lost if its terms go on falling as they do at the cut"
 
 
@@ -95,63 +104,141 @@ class Cuts:
         )
 
 
-def losses(kernel: Kernel, found: Mapping[str, tuple[Any, Any]]) -> Cuts:
-    """`lost_mass` of one or many points, as numbers: the largest."""
+def losses(kernel: Kernel, found: Mapping[str, Any]) -> Cuts:
+    """`lost_mass` of one or many points, as numbers: the worst."""
     lost = {}
     for name, bounds in found.items():
-        proved, falling = (float(np.max(np.asarray(b), initial=0.0)) for b in bounds)
-        kept = len(kernel.program.discretes[name].values)
-        lost[name] = Lost(kept, *(np.inf if np.isnan(b) else b for b in (proved, falling)))
+        values = {key: np.asarray(value) for key, value in bounds.items()}
+        worst = {key: float(np.max(value)) for key, value in values.items()}  # NaN (no proof) stays NaN
+        lost[name] = Lost(len(kernel.program.discretes[name].values), **worst)
     return Cuts(lost, kernel.limits.max_lost)
 
 
-def lost_mass(kernel: Kernel, params: Mapping[str, Any], data: Any) -> dict[str, tuple[Any, Any]]:
-    """{endless discrete: (proved bound, falling bound)}, each the largest over its elements; to be traced."""
+def lost_mass(kernel: Kernel, params: Mapping[str, Any], data: Any) -> dict[str, dict[str, Any]]:
+    """{endless discrete: the four bounds}, each the worst over its elements; to be traced.
+
+    A proof that is not possible is NaN; prior mass is what is missing beyond rounding, so 0 or less is none.
+    """
     factors = kernel.tabulate(params, data)
-    tables = [(jnp.asarray(f.value.array), f.value.shape) for f in factors if f.value.lanes]
+    terms, graph = kernel.program.terms, kernel.plan.graph
+    laned = [f for f in factors if f.value.lanes]
+    tables = [(jnp.asarray(f.value.array), f.value.shape) for f in laned]
     log_z = eliminate(kernel.plan, tables).log_z
+    priors = [
+        (t if terms[f.terms[0]].kind == "discrete" else jnp.zeros_like(t), shape)
+        for f, (t, shape) in zip(laned, tables, strict=True)
+    ]
+    missing = _missing(kernel, eliminate(kernel.plan, priors).log_z)
     posterior = kernel.posterior(params, data)
-    unbounded = _unbounded_components(kernel)
+    peak = _peaks(kernel, params)
     found = {}
     for i, (name, site) in enumerate(kernel.program.discretes.items()):
         if not site.endless:
             continue
-        components = kernel.plan.graph.component[kernel.states.offsets[i] : kernel.states.offsets[i + 1]]
+        components = graph.component[kernel.states.offsets[i] : kernel.states.offsets[i + 1]]
         # A sum of nothing but zeros may have all that it holds beyond the cut.
         empty = ~(log_z[components] > -jnp.inf)
-        falling = jnp.max(jnp.where(empty, jnp.inf, _falling(posterior[name]).reshape(-1)), initial=0.0)
-        tail = None if np.isin(components, unbounded).any() else _log_tail(kernel, factors, i, name)
-        if tail is None:
-            found[name] = (jnp.full((), jnp.inf), falling)
-            continue
-        part = jnp.exp(jnp.broadcast_to(tail, site.shape).reshape(-1) - log_z[components])
-        found[name] = (jnp.max(jnp.where(empty | jnp.isnan(part), jnp.inf, part), initial=0.0), falling)
+        log_tail = _log_tail(kernel, factors, i, name)
+        if log_tail is None:
+            tail, proved = jnp.zeros(()), jnp.full((), jnp.nan)
+        else:
+            log_tail = jnp.broadcast_to(log_tail, site.shape).reshape(-1)
+            tail = jnp.exp(log_tail)
+            part = jnp.exp(log_tail + peak[components] - log_z[components])
+            proved = jnp.where(jnp.isnan(peak[components]), jnp.nan, jnp.where(empty | jnp.isnan(part), jnp.inf, part))
+        found[name] = {
+            "proved": jnp.max(proved),
+            "tail": jnp.max(jnp.where(jnp.isnan(tail), jnp.inf, tail)),
+            "mass": jnp.max(missing[components]),
+            "falling": jnp.max(jnp.where(empty, jnp.inf, _falling(posterior[name]).reshape(-1))),
+        }
     return found
 
 
-def _unbounded_components(kernel: Kernel) -> np.ndarray:
-    """Components in which some term may exceed probability 1."""
-    terms = kernel.program.terms
-    read = [
-        components_read(kernel.plan.graph, part.scope)
+ROUNDING = 1e-14
+"""Of prior mass, per discrete of a component."""
+SERIES = 1e-5
+"""Probabilities of NumPyro's negative binomials add up to 1 no better than this."""
+
+
+def _missing(kernel: Kernel, log_z: Any) -> Any:
+    """Per component: the part of its prior that is missing, less what is allowed and what rounding may do.
+
+    Not known, and so 0, where a discrete is masked: its states do not add up to 1.
+    """
+    graph, terms = kernel.plan.graph, kernel.program.terms
+    size = np.bincount(graph.component, minlength=graph.n_components)
+    masked = [
+        part.scope
         for part in kernel.factors
-        if part.scope.lanes and not terms[part.terms[0]].counts
+        if part.scope.lanes and terms[part.terms[0]].kind == "discrete" and not terms[part.terms[0]].counts
     ]
-    return np.unique(np.concatenate([np.zeros(0, np.int64), *read]))
+    unknown = np.zeros(graph.n_components, bool)
+    for scope in masked:
+        unknown[components_read(graph, scope)] = True
+    allowed = kernel.limits.max_lost + ROUNDING * size
+    if kernel.program.peaks is not None and kernel.program.peaks.loose:
+        allowed = allowed + SERIES * size
+    missing = -jnp.expm1(log_z) - allowed
+    return jnp.where(unknown, 0.0, jnp.where(jnp.isnan(missing), jnp.inf, missing))
+
+
+def _peaks(kernel: Kernel, params: Mapping[str, Any]) -> Any:
+    """Per component: the log of the largest value that all terms but the discretes' own can take; NaN if not known."""
+    graph, program = kernel.plan.graph, kernel.program
+    total: Any = jnp.zeros(graph.n_components)
+    known = _known_peaks(kernel, params)
+    for part in kernel.factors:
+        if not part.scope.lanes:
+            continue
+        read = components_read(graph, part.scope)
+        for term in part.terms:
+            if not program.terms[term].counts and term not in known:
+                total = total.at[np.unique(read)].set(jnp.nan)
+    for values, components in known.values():
+        flat = jnp.where(components >= 0, values, 0.0)
+        total = total.at[np.maximum(components, 0)].add(flat)
+    return total
+
+
+def _known_peaks(kernel: Kernel, params: Mapping[str, Any]) -> dict[int, tuple[Any, np.ndarray]]:
+    """{term: (largest log-densities of its elements, flat; the component of each, -1 for none)}."""
+    program, found = kernel.program, {}
+    assert program.peaks is not None
+    states = [jnp.zeros(d.shape, int) for d in program.discretes.values()]
+    values = core.jaxpr_as_fun(program.peaks.jaxpr)(*[params[n] for n in program.latents], *states)
+    for term, value in zip(program.peaks.terms, values, strict=True):
+        if term >= 0:
+            found[term] = (jnp.ravel(value), components_of(kernel.plan.graph, kernel.factors, term, tuple(value.shape)))
+    return found
 
 
 def _log_tail(kernel: Kernel, factors: list[Factor], site: int, name: str) -> Any:
-    """log P(x >= K) of each element, the largest over the states of what x depends on; None where it is not seen."""
+    """log P(x >= K) of each element, in the worst state of what x depends on.
+
+    None where that includes endless discretes, whose worst state is no bound (a chain of Poissons).
+    """
     first, stop = kernel.states.offsets[site], kernel.states.offsets[site + 1]
-    program = kernel.program
+    program, states = kernel.program, kernel.states
     term = next(t for t, about in enumerate(program.terms) if about.name == name and about.kind == "discrete")
     own = [f for f in factors if term in f.terms]
     if len(own) != 1 or own[0].axes:
         return None
     value: Value = own[0].of(term)
-    lanes = [i for i, lane in enumerate(value.lanes) if ((lane.ids >= first) & (lane.ids < stop)).all()]
+    mine = np.arange(first, stop).reshape(program.discretes[name].shape)
+    lanes = [
+        i
+        for i, lane in enumerate(value.lanes)
+        if value.shape == mine.shape and (full_ids(lane, value.shape) == mine).all()
+    ]
     if len(lanes) != 1:
         return None
+    endless = np.array([program.discretes[n].endless for n in states.names])[states.site]
+    for i, lane in enumerate(value.lanes):
+        ids = np.unique(lane.ids)
+        ids = ids[ids >= 0]
+        if i != lanes[0] and ((ids >= len(endless)).any() or endless[ids].any()):
+            return None
     table = jnp.moveaxis(jnp.asarray(value.array), lanes[0], 0)
     kept = len(program.discretes[name].values)
     last, before = table[kept - 1], table[kept - 2]

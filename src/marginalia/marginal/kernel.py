@@ -41,16 +41,19 @@ from marginalia.program import Program
 class Kernel:
     """Density, likelihood, memberships, draws and modes of one program, its discretes summed out."""
 
-    def __init__(self, program: Program, open_data: frozenset[int] = frozenset()):
-        """`open_data` are places in `data` that will hold other values: nothing is decided by those of the program."""
+    def __init__(self, program: Program, open_data: frozenset[int] = frozenset(), *, counting: bool = True):
+        """`open_data` are places in `data` that will hold other values: nothing is decided by those of the program.
+
+        Without `counting` no sum of discretes becomes a discrete of its own.
+        """
         self.program = program
         self.open_data = open_data
         self.states = States.of(program)
         self.data: tuple[Any, ...] = tuple(program.jaxpr.consts)
         self.limits = bounds.current()
-        self._settle_structure()
+        self._settle_structure(counting)
 
-    def _settle_structure(self) -> None:
+    def _settle_structure(self, counting: bool) -> None:
         """The first way to read the terms that is not refused: alike ones together, sums as discretes of their own."""
         together = alike_terms(self.program)
         ways = [(together, True), (together, False)]
@@ -58,9 +61,10 @@ class Kernel:
             # An operation without a rule is dearer where it is vectorised.
             ways += [(apart(self.program), True), (apart(self.program), False)]
         first: Refusal | None = None
+        self.register = Register(0)
         for self.alike, self.counting in ways:
-            if not self.counting and not self.register.counts:
-                continue  # no sum was met that could be written out instead
+            if self.counting > counting or (counting and not self.counting and not self.register.counts):
+                continue  # asked for without, or no sum was met that could be written out instead
             try:
                 self._scan_structure()
             except Refusal as refusal:

@@ -302,7 +302,7 @@ def _cut_by_prior(marginal: Marginal) -> Marginal:
     while True:
         found, density = marginal._lost(points, marginal.kernel.data)
         best = np.argsort(-np.nan_to_num(np.asarray(density), nan=-np.inf), kind="stable")[: PRIOR_POINTS // 4]
-        found = {name: tuple(bound[best] for bound in of) for name, of in found.items()}
+        found = {name: {key: bound[best] for key, bound in of.items()} for name, of in found.items()}
         marginal.cuts = losses(marginal.kernel, found)
         wider = marginal.cuts.wider()
         if marginal.cuts.settled or max(wider.values()) > LONGEST:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marginalia.errors import OptionError, compose
+from marginalia.errors import OptionError, Refusal, compose
 from marginalia.lanes.bounds import under
 from marginalia.lanes.value import Lane
 from marginalia.marginal.eliminate import eliminate
 from marginalia.marginal.graph import Scope, build_graph
+from marginalia.marginal.kernel import Kernel
 from marginalia.marginal.plan import make_plan
-
-if TYPE_CHECKING:
-    from marginalia.marginal.kernel import Kernel
 
 
 def pairwise(
@@ -36,7 +34,14 @@ def pairwise(
     counts = kernel.register.counts
     with under(kernel.limits):
         graph = build_graph([*scopes, scope], states.sizes, states.site, states.names, states.offsets, counts)
-        plan = make_plan(graph, counts)
+        try:
+            plan = make_plan(graph, counts)
+        except Refusal:
+            if not counts:
+                raise
+            # A pair ties parts of a sum to each other, which cannot be convolved then: sums are written out.
+            apart = Kernel(kernel.program, kernel.open_data, counting=False)
+            return pairwise(apart, first, second, lag, axis)
 
     def probabilities(params: Mapping[str, Any], data: Any) -> Any:
         tables = [(jnp.asarray(f.value.array), f.value.shape) for f in kernel.tabulate(params, data) if f.value.lanes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,7 +76,23 @@ def find_units(
     leftovers = _leftovers(program, graph, factors, reached)
     keyed = _by_terms(members)
     units.extend(_unit(program, terms, components, members) for terms, components in keyed.items())
-    return tuple(units), leftovers
+    return _told_apart(units), leftovers
+
+
+def _told_apart(units: list[Unit]) -> tuple[Unit, ...]:
+    """Units of the same name (long ones are shortened) get a number."""
+    seen: dict[str, int] = {}
+    found = []
+    for unit in units:
+        seen[unit.name] = seen.get(unit.name, 0) + 1
+        again = seen[unit.name]
+        if again == 1:
+            found.append(unit)
+            continue
+        name = f"{unit.name} ({again})"
+        dims = tuple(f"{name}_unit" if d == f"{unit.name}_unit" else d for d in unit.dims)
+        found.append(replace(unit, name=name, dims=dims))
+    return tuple(found)
 
 
 def _by_terms(members: dict[int, np.ndarray]) -> dict[tuple[int, ...], np.ndarray]:
@@ -144,6 +160,12 @@ def _first_components(graph: Graph, own: Sequence[_View], shape: tuple[int, ...]
             new = (ids >= 0) & (found[places] < 0)
             found[places[new]] = graph.component[ids[new]]
     return found
+
+
+def components_of(graph: Graph, factors: Sequence[Part], term: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Per element of a term, flat: a component that it reads, -1 for none."""
+    own = [_View.of(part, part.terms.index(term)) for part in factors if term in part.terms]
+    return _first_components(graph, own, shape)
 
 
 def components_read(graph: Graph, scope: Scope) -> np.ndarray:
