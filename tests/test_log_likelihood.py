@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
+import marginalia as mg
 from study import close, study
 from zoo import CASES
 
