@@ -70,7 +70,13 @@ Y = np.array([[1, 0, 2], [9, 7, 11]])
 RATES = {"hurdle": 1.5, "gamma_poisson": 1.5, "zero_inflated": 1.5}
 
 
-@pytest.mark.parametrize("family", sorted(families()))
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(f, marks=[] if f in ("poisson", "negative_binomial", "zero_inflated") else pytest.mark.slow)
+        for f in sorted(families())
+    ],
+)
 def test_counts_behind_counts_and_behind_measurements_are_exact(family: str) -> None:
     latent, log_prior = families()[family]
     rate = RATES.get(family, 40.0)

@@ -56,7 +56,8 @@ def moments(result: infer.Result) -> tuple[np.ndarray, np.ndarray]:
     return group["mean"][1], np.sqrt(np.diag(group["covariance"][1]))
 
 
-@pytest.mark.parametrize("kind", ["batches", pytest.param("drawing", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["batches", "drawing"])
 def test_batches_end_where_all_rows_end(kind: str) -> None:
     mean, sd = moments(fitted("all"))
     found, spread = moments(fitted(kind))

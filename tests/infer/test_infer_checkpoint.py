@@ -71,7 +71,9 @@ def test_killed_twenty_times_at_any_moment_it_ends_in_the_same_draws(method, tmp
         assert_same(dict(file), dict(other))
 
 
-@pytest.mark.parametrize("method", ["advi", "ensemble", "smc", "metropolis", "slice"])
+@pytest.mark.parametrize(
+    "method", ["advi", "smc", *(pytest.param(m, marks=pytest.mark.slow) for m in ("ensemble", "metropolis", "slice"))]
+)
 def test_stopped_and_resumed_it_ends_in_the_same_draws(method, tmp_path, monkeypatch):
     truth = resumed.numbers(resumed.infer(method))
     monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)

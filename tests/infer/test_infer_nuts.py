@@ -71,7 +71,10 @@ def test_the_program_is_traced_once(gaussian):
     assert gaussian.info["traces"] == 1
 
 
-@pytest.mark.parametrize("options", [NUTS(30, 20, 2, starts=4), NUTS(30, 20, 2, starts=4, metric="diagonal")])
+@pytest.mark.parametrize(
+    "options",
+    [NUTS(30, 20, 2, starts=4), pytest.param(NUTS(30, 20, 2, starts=4, metric="diagonal"), marks=pytest.mark.slow)],
+)
 def test_same_seed_same_bytes(options):
     first, second = (infer.run(correlated_gaussian(), options, random_seed=5, progressbar=False) for _ in range(2))
     assert first.draws["x"].tobytes() == second.draws["x"].tobytes()

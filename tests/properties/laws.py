@@ -35,8 +35,8 @@ class Verdict:
     why: list[str] = field(default_factory=list)
 
 
-def judge(written: Written, *, hessian: bool = False) -> Verdict:
-    """Compare density, gradient, marginals, mode and log-likelihood of a program with brute force."""
+def judge(written: Written, *, hessian: bool = False, brief: bool = False) -> Verdict:
+    """Compare density, gradient, marginals, mode and, unless `brief`, log-likelihood of a program with brute force."""
     model = written.model
     try:
         with np.errstate(invalid="ignore"):  # where everything is impossible
@@ -50,7 +50,7 @@ def judge(written: Written, *, hessian: bool = False) -> Verdict:
             marginal = mg.marginalize(model)
         except mg.Refusal as refusal:
             return Verdict("refused", [str(refusal)])
-        return Verdict(*_compared(written, marginal, truth, hessian))
+        return Verdict(*_compared(written, marginal, truth, hessian, brief))
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ def _unscaled(written: Written) -> Any:
     return compiled(written.source.replace("handlers.scale(scale=2.5)", "handlers.scale(scale=1.0)"))
 
 
-def _compared(written: Written, marginal: Any, truth: Oracle, hessian: bool) -> tuple[str, list[str]]:
+def _compared(written: Written, marginal: Any, truth: Oracle, hessian: bool, brief: bool) -> tuple[str, list[str]]:
     kernel = marginal.kernel
 
     def everything(params: Any) -> Any:
@@ -77,8 +77,9 @@ def _compared(written: Written, marginal: Any, truth: Oracle, hessian: bool) -> 
         answers = {
             "posterior": kernel.posterior(params, kernel.data),
             "mode": kernel.mode(params, kernel.data),
-            "likelihood": kernel.log_likelihood(params, kernel.data),
         }
+        if not brief:
+            answers["likelihood"] = kernel.log_likelihood(params, kernel.data)
         return value, gradient, answers
 
     with jax.enable_x64(True):
@@ -96,7 +97,7 @@ def _compared(written: Written, marginal: Any, truth: Oracle, hessian: bool) -> 
     best = truth.table[truth.index(answers["mode"])]
     close(best, truth.table.max(), "joint at the mode", why)
     proper = abs(logsumexp(truth.prior)) < 1e-9  # a masked discrete counts its states instead of weighing them
-    if proper and not any(n.startswith("c") for n in written.params):
+    if not brief and proper and not any(n.startswith("c") for n in written.params):
         # No continuous latent hangs on a discrete: what is left of the density are the latents' own priors.
         total = sum(float(np.sum(v)) for v in answers["likelihood"].values())
         prior = truth.log_prior_of_latents()

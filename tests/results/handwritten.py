@@ -62,6 +62,7 @@ class Marginal:
     program: Program
     kernel: Kernel
     make: Callable
+    endless: bool = False
 
     def rebind(self, *args, **kwargs):
         return self.make(*args, **kwargs)

@@ -70,7 +70,7 @@ def test_it_is_the_density_of_the_discrete_latent_twin(model):
         np.testing.assert_allclose(own.posterior(POINT)["z"], twin.posterior(POINT)["z"], rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize(("model", "draws"), [(by_hand, 40), (by_component, 8)])
+@pytest.mark.parametrize(("model", "draws"), [(by_hand, 40), pytest.param(by_component, 8, marks=pytest.mark.slow)])
 def test_prediction_without_a_sampler_is_that_of_the_mixture(model, draws):
     given = {name: np.broadcast_to(value, (1, draws, 3)) for name, value in POINT.items()}
     out = predict(mg.marginalize(model, Y).program, given, (Y,), {}, random_seed=1)
@@ -148,6 +148,7 @@ def test_values_of_a_discrete_are_listed(true, support, values):
     assert stats.chisquare(counts[seen], counts[seen].sum() * chance[seen] / chance[seen].sum()).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_vectors_are_drawn_by_nuts_with_the_right_share_of_each_mode():
     mu = jnp.array([[-4.0, 0.0], [4.0, 1.0]])
 

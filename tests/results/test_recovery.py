@@ -75,6 +75,7 @@ def test_a_saved_fit_keeps_them(fit: mg.Fit, tmp_path: Path) -> None:
         bare.recover()
 
 
+@pytest.mark.slow
 def test_transitions_of_a_chain_are_counted_over_the_draws() -> None:
     def chain(y):
         stay = numpyro.sample("stay", dist.Beta(8, 2))

@@ -146,6 +146,7 @@ RIGHT = [
 ]
 
 
+@pytest.mark.slow
 def test_the_published_answer_is_the_truth() -> None:
     assert np.all(truth().agrees(PUBLISHED, PUBLISHED_SD, DIGITS) < SIGMAS), truth()
     assert np.abs(truth().sd / PUBLISHED_SD - 1).max() < SIGMAS / np.sqrt(2 * 2000) + 0.02  # and two digits
