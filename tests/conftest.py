@@ -13,6 +13,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The tests compile thousands of small programs and run each once or twice: compiling is what they cost.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
+# ArviZ puts a lazy NumPyro in its place; a bare `import numpyro.distributions` after that loads the package twice and
+# leaves `numpyro.factor` broken. Loading it whole, first, makes the tests independent of their order.
+import numpyro  # noqa: E402, F401
+
 
 @pytest.fixture
 def galaxies() -> Path:

@@ -244,6 +244,7 @@ def test_draws_modes_and_explanation_speak_of_the_values() -> None:
     assert again.program.discretes["n"].values[-1] == marginal.program.discretes["n"].values[-1]
 
 
+@pytest.mark.slow
 def test_a_fit_keeps_what_its_draws_need() -> None:
     def model(y):
         r = numpyro.sample("r", dist.LogNormal(0.0, 3.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from agreement import agrees, normalised, works
 from scipy import stats
 
@@ -31,5 +32,6 @@ def test_the_model_as_the_paper_has_it_agrees_with_the_likelihood_by_hand():
     assert mg.verify(marginal).agrees
 
 
+@pytest.mark.slow
 def test_it_works_for_200_sites():
     assert "independent elements" in works(n_mixture.model, n_mixture.simulate(1, n_sites=200)[0])

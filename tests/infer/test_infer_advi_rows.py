@@ -89,6 +89,7 @@ def test_a_chain_is_refused(options: mg.ADVI, words: str) -> None:
         mg.fit(hidden_markov, Y[:20], method=options, random_seed=1, progressbar=False)
 
 
+@pytest.mark.slow
 def test_explicit_probabilities_are_the_best_for_the_rest() -> None:
     """q(z = k) is proportional to exp(E[log p(z = k, y | w, mu)]), by hand from the Gaussian that was found."""
     group = fitted("explicit").groups["approximation"]

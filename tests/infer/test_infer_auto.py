@@ -88,6 +88,7 @@ def test_what_is_asked_for_is_the_beginning_of_what_is_drawn():
     assert np.array_equal(long.draws["mu"][:, :150], short.draws["mu"])
 
 
+@pytest.mark.slow
 def test_where_draws_diverge_the_step_is_halved_and_they_are_thrown_away():
     def edge(y):
         x = numpyro.sample("x", dist.Normal(0, 1))

@@ -39,6 +39,7 @@ def assert_same(found: dict[str, np.ndarray], truth: dict[str, np.ndarray]) -> N
         assert found[name].tobytes() == truth[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_killed_in_warm_up_and_while_it_writes_nuts_ends_in_the_same_draws(tmp_path):
     path, out = tmp_path / "run", tmp_path / "draws.npz"
     for write, where in ((4, "after"), (3, "inside")):

@@ -127,6 +127,7 @@ def test_an_interrupt_before_the_first_draw_is_passed_on():
         _interrupted(after=1)
 
 
+@pytest.mark.slow
 def test_modes_that_are_not_copies_are_said():
     # Three groups and two components: the middle joins the left or the right, mirror images of one height.
     y = np.concatenate([np.linspace(-1, 1, 10), np.linspace(9, 11, 2), np.linspace(-11, -9, 2)])

@@ -52,6 +52,7 @@ def test_what_a_fit_tells(two):
     assert two.membership()["z"].shape == (20, 2)
 
 
+@pytest.mark.slow
 def test_the_evidence_of_five_parameters_is_that_of_simple_monte_carlo():
     truth, noise = known.five_parameters_truth()
     marginal = mg.marginalize(known.five_parameters, known.X, known.Y_LINES)

@@ -79,7 +79,8 @@ def fitted(kind: str) -> mg.Fit:
     return mg.fit(w3.model, w3.points(), method=methods[kind], random_seed=3, progressbar=False)
 
 
-@pytest.mark.parametrize("kind", ["default", pytest.param("adagrad", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["default", "adagrad"])
 def test_the_optimum_of_the_bound(kind: str) -> None:
     fit = fitted(kind)
     mean, sd, bound = optimum()
