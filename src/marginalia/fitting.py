@@ -299,6 +299,7 @@ def fit(
             progressbar=progressbar,
             checkpoint=own,
             one_labelling=partial(_one_labelling, engine),
+            mirrors=partial(_mirrors, engine),
         )
         if (covering := _covering(marginal, result)) is marginal:
             break
@@ -320,6 +321,11 @@ def _one_labelling(engine: OnDraws, draws: dict[str, np.ndarray], lp: np.ndarray
     """The same draws under one labelling, as `finish` will have them."""
     families = labels.find_exchangeable(engine, flatten(draws, engine.program.latents))
     return labels.relabel(engine, draws, lp, families).draws if families else draws
+
+
+def _mirrors(engine: OnDraws, points: dict[str, np.ndarray]) -> tuple[tuple[str, ...], ...]:
+    """The sites that are reflected when two labels change places, a tuple for each pair of labels."""
+    return tuple(family.mirrors for family in labels.find_exchangeable(engine, points) if family.mirrors)
 
 
 def finish(marginal: Marginal, result: Result, engine: OnDraws | None = None) -> Fit:
@@ -382,7 +388,9 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
     draws = store.arrays(tree, "posterior")
     computed = {name: draws.pop(name) for name in about.pop("deterministics", ())}
     families = tuple(
-        labels.Exchangeable(tuple(f["discretes"]), {n: tuple(a) for n, a in f["axes"].items()}, f["K"])
+        labels.Exchangeable(
+            tuple(f["discretes"]), {n: tuple(a) for n, a in f["axes"].items()}, f["K"], tuple(f.get("mirrors", ()))
+        )
         for f in about.pop("families")
     )
     raw = store.arrays(tree, "raw") if families else draws

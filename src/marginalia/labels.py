@@ -4,11 +4,16 @@ A mixture's density does not change when its components change places, so a chai
 labellings, and means over draws then mean nothing. Whether that is so for the model at hand is *checked*, by
 permuting axes and comparing densities; an ordered site or a prior that tells the components apart fails the
 check, and nothing is touched.
+
+Two labels may also be told by latents without a component axis: the probability w of the second one, or its logit.
+When the two change places such a latent is reflected, w to 1 - w, a logit to its negative; that is checked likewise.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +23,14 @@ from numpyro.distributions import constraints
 from scipy.optimize import linear_sum_assignment
 
 from marginalia.errors import Refusal
+from marginalia.infer import mirror
 from marginalia.marginal.batches import make_batches
 from marginalia.ondraws import MAX_BLOCK, OnDraws, Params, count, flatten
 from marginalia.precision import float64
 
 RELATIVE_TOLERANCE = 1e-8
 MAX_COMBINATIONS = 1024
+MAX_MIRRORED = 256  # the same, where latents may be reflected too: few models have such labels, and all are asked
 MAX_ROWS = 500  # rows of the memberships that take part in the comparison of labellings
 MUCH_WORK = 2e7  # rows x draws beyond which memberships of some rows only are computed
 MAX_NUMBERS = 2e7  # kept memberships: draws x rows x components
@@ -34,12 +41,14 @@ TINY = 1e-6  # a membership is never taken as exactly 0: one draw cannot forbid 
 class Exchangeable:
     """One family of labels that may change places: `axes[site]` are the component axes of each site.
 
-    `discretes` are the discrete sites whose values are these labels, `K` how many there are.
+    `discretes` are the discrete sites whose values are these labels, `K` how many there are. `mirrors` are sites that
+    are reflected when two labels change places (K = 2 only): w to 1 - w, a real value to its negative.
     """
 
     discretes: tuple[str, ...]
     axes: dict[str, tuple[int, ...]]
     K: int
+    mirrors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,73 +80,115 @@ def find_exchangeable(engine: OnDraws, params: Params, *, random_seed: int = 0) 
     Every set of axes whose length is the support size of a discrete is a candidate. A candidate is kept when
     a cyclic shift and a swap (together they generate every permutation) leave the density of all tested draws
     unchanged, permute the memberships of some discrete in the same way, and no smaller set does as much.
+    For a discrete of two values of which nothing was found, latents that can be reflected take part as well.
     `params`: `{latent: (S, *site shape)}`. Empty when labels are told apart, or when there are too many
     candidates.
     """
     rng = np.random.default_rng(random_seed)
     rows = rng.permutation(count(params))[:3]
     tested = {name: np.asarray(params[name], float)[rows] for name in engine.program.latents}
-    if len(rows) == 0 or not engine.program.discretes:
-        return ()
+    sizes = {name: len(site.values) for name, site in engine.program.discretes.items()}
     families: list[Exchangeable] = []
-    for K in sorted({len(d.values) for d in engine.program.discretes.values()} - {1}):
-        families += _of_size(engine, tested, K)
+    if len(rows) == 0:
+        return ()
+    for K in sorted(set(sizes.values()) - {1}):
+        families += _of_size(engine, tested, K, [])
+    if {n for n, K in sizes.items() if K == 2} - {n for family in families for n in family.discretes}:
+        families += _of_size(engine, tested, 2, families, mirrored=True)
     return tuple(families)
 
 
-def _of_size(engine: OnDraws, tested: Params, K: int) -> list[Exchangeable]:
-    options = []
-    for name, site in engine.program.latents.items():
-        axes = [i for i, n in enumerate(site.shape) if n == K]
-        subsets = [c for r in range(len(axes) + 1) for c in itertools.combinations(axes, r)]
-        options.append([(name, subset) for subset in subsets])
-    if np.prod([float(len(o)) for o in options]) > MAX_COMBINATIONS:
-        return []
-    combinations = [{n: s for n, s in c if s} for c in itertools.product(*options)]
-    combinations = sorted((c for c in combinations if c), key=lambda c: len(_pairs(c)))
+@dataclass(frozen=True)
+class _Move:
+    """What changes with the labels: component axes are permuted, mirrored sites reflected."""
+
+    axes: dict[str, tuple[int, ...]]
+    mirrors: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> set[tuple[str, int]]:
+        """Each axis, and -1 for a reflection."""
+        return {(name, axis) for name, some in self.axes.items() for axis in some} | {(n, -1) for n in self.mirrors}
+
+
+def _of_size(
+    engine: OnDraws, tested: Params, K: int, known: list[Exchangeable], *, mirrored: bool = False
+) -> list[Exchangeable]:
+    taken: set[tuple[str, int]] = set()
+    for family in known:
+        taken |= _Move(family.axes, family.mirrors).parts
     shift, swap = np.roll(np.arange(K), 1), np.arange(K)
     swap[:2] = 1, 0
     one = {n: v[:1] for n, v in tested.items()}
-    combinations = _invariant(engine, one, combinations, [shift])
-    combinations = _invariant(engine, tested, combinations, [shift] if K == 2 else [shift, swap])
-    taken: set[tuple[str, int]] = set()
+    moves = _invariant(engine, one, _moves(engine, K, mirrored), [shift])
+    moves = _invariant(engine, tested, moves, [shift] if K == 2 else [shift, swap])
     families = []
-    for chosen in combinations:
-        if taken & _pairs(chosen):
+    for move in moves:
+        if taken & move.parts:
             continue  # not a smallest set
-        discretes = _labelled_by(engine, tested, chosen, K, shift)
+        discretes = _labelled_by(engine, tested, move, K, shift)
         if discretes:
-            taken |= _pairs(chosen)
-            families.append(Exchangeable(discretes, chosen, K))
+            taken |= move.parts
+            families.append(Exchangeable(discretes, move.axes, K, move.mirrors))
     return families
 
 
-def _pairs(axes: dict[str, tuple[int, ...]]) -> set[tuple[str, int]]:
-    return {(name, axis) for name, some in axes.items() for axis in some}
+def _moves(engine: OnDraws, K: int, mirrored: bool) -> list[_Move]:
+    """All candidates, the small ones first; none where they are too many."""
+    latents = engine.program.latents
+    if not mirrored:
+        return _combined(latents, K, (), MAX_COMBINATIONS)
+    able = [n for n, site in latents.items() if mirror.centre(site.support) is not None]
+    # Where they are too many, the probabilities alone: a logit of several parts is left.
+    bounded = [n for n in able if not _is_real(latents[n].support)]
+    found = _combined(latents, K, able, MAX_MIRRORED) or _combined(latents, K, bounded, MAX_MIRRORED)
+    return [move for move in found if move.mirrors]
 
 
-def _moved(params: Params, axes: dict[str, tuple[int, ...]], permutation: np.ndarray) -> Params:
-    return {n: permute(v, tuple(a + 1 for a in axes.get(n, ())), permutation) for n, v in params.items()}
+def _combined(latents: dict[str, Any], K: int, able: Collection[str], most: int) -> list[_Move]:
+    options = []
+    for name, site in latents.items():
+        axes = [i for i, n in enumerate(site.shape) if n == K]
+        subsets = [c for r in range(len(axes) + 1) for c in itertools.combinations(axes, r)]
+        options.append([(name, subset, flips) for flips in (False, True)[: 1 + (name in able)] for subset in subsets])
+    if math.prod(map(len, options)) > most:
+        return []
+    moves = [
+        _Move({n: s for n, s, _ in chosen if s}, tuple(n for n, _, flips in chosen if flips))
+        for chosen in itertools.product(*options)
+    ]
+    return sorted((move for move in moves if move.parts), key=lambda move: len(move.parts))
 
 
-def _invariant(engine: OnDraws, params: Params, combinations: list[dict], permutations: list) -> list[dict]:
-    """Those combinations that leave the density of every draw unchanged under every permutation."""
-    if not combinations:
+def _moved(engine: OnDraws, params: Params, move: _Move, permutation: np.ndarray) -> Params:
+    out = {n: permute(v, tuple(a + 1 for a in move.axes.get(n, ())), permutation) for n, v in params.items()}
+    return {n: _reflected(engine, n, v) if n in move.mirrors else v for n, v in out.items()}
+
+
+def _reflected(engine: OnDraws, name: str, value: np.ndarray) -> np.ndarray:
+    middle = mirror.centre(engine.program.latents[name].support)
+    assert middle is not None
+    return 2 * middle - value
+
+
+def _invariant(engine: OnDraws, params: Params, moves: list[_Move], permutations: list) -> list[_Move]:
+    """Those moves that leave the density of every draw unchanged under every permutation."""
+    if not moves:
         return []
     S = count(params)
-    trials = [params] + [_moved(params, c, p) for c in combinations for p in permutations]
+    trials = [params] + [_moved(engine, params, move, p) for move in moves for p in permutations]
     stacked = {n: np.concatenate([t[n] for t in trials]) for n in params}
     density = engine.log_density(stacked).reshape(len(trials), S)
-    base, rest = density[0], density[1:].reshape(len(combinations), len(permutations), S)
+    base, rest = density[0], density[1:].reshape(len(moves), len(permutations), S)
     with np.errstate(invalid="ignore"):  # inf - inf: outside the support, so not invariant
         same = np.abs(rest - base) <= RELATIVE_TOLERANCE * np.maximum(1.0, np.abs(base))
-    return [c for c, good in zip(combinations, same.all(axis=(1, 2)), strict=True) if good]
+    return [move for move, good in zip(moves, same.all(axis=(1, 2)), strict=True) if good]
 
 
-def _labelled_by(engine: OnDraws, params: Params, axes: dict, K: int, permutation: np.ndarray) -> tuple[str, ...]:
+def _labelled_by(engine: OnDraws, params: Params, move: _Move, K: int, permutation: np.ndarray) -> tuple[str, ...]:
     """The discretes whose memberships follow the permutation; none if some neither follow nor stay."""
     S = count(params)
-    moved = _moved(params, axes, permutation)
+    moved = _moved(engine, params, move, permutation)
     blocks = list(engine.posterior({n: np.concatenate([params[n], moved[n]]) for n in params}))
     found = []
     for name, site in engine.program.discretes.items():
@@ -171,6 +222,9 @@ def relabel(engine: OnDraws, draws: Params, lp: np.ndarray, families: tuple[Exch
         p = p[:, _numbering(engine, params, family, p)]
         for name, axes in family.axes.items():
             params[name] = _apply(params[name], axes, p)
+        for name in family.mirrors:
+            swapped = (p[:, 0] == 1).reshape(-1, *(1 for _ in params[name].shape[1:]))
+            params[name] = np.where(swapped, _reflected(engine, name, params[name]), params[name])
         _, code = np.unique(p, axis=0, return_inverse=True)
         code = code.reshape(-1)
         moved |= code != np.bincount(code).argmax()
@@ -260,7 +314,15 @@ def _apply(value: np.ndarray, axes: tuple[int, ...], p: np.ndarray) -> np.ndarra
 
 
 def _numbering(engine: OnDraws, params: Params, family: Exchangeable, p: np.ndarray) -> np.ndarray:
-    """The order of the components by the mean of the first real-valued site, so that seeds agree on names."""
+    """The order of the components by the mean of the first real-valued site, so that seeds agree on names.
+
+    Where only reflections tell them apart, the first reflected site gets a mean above its middle.
+    """
+    if not family.axes:
+        value = params[family.mirrors[0]].reshape(len(p), -1)[:, 0]
+        middle = mirror.centre(engine.program.latents[family.mirrors[0]].support)
+        above = np.mean((value - middle) * np.where(p[:, 0] == 1, -1, 1)) >= 0
+        return np.array([0, 1] if above else [1, 0])
     names = [n for n in engine.program.latents if n in family.axes]
     real = [n for n in names if _is_real(engine.program.latents[n].support)]
     name = (real or names)[0]

@@ -8,6 +8,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 
+import marginalia as mg
 from marginalia import infer
 from marginalia.marginal import marginalize
 
@@ -67,3 +68,23 @@ def test_nuts_starts_inside_hard_constraints():
     assert result.draws["p"].min() >= 0.1
     assert result.stats["diverging"].mean() < 0.1
     assert np.all(np.isfinite(result.stats["lp"]))
+
+
+@pytest.mark.parametrize(("beta", "several"), [(2.0, False), (2.5, True)])
+def test_a_weight_and_its_reflection_are_one_mode_where_the_density_says_so(beta, several):
+    """Beta(2, 2) makes copies of the two; under Beta(2, 2.5) they are modes of different mass."""
+
+    def model(y):
+        w = numpyro.sample("w", dist.Beta(2.0, beta))
+        mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
+        with numpyro.plate("obs", len(y)):
+            z = numpyro.sample("z", dist.Bernoulli(w))
+            numpyro.sample("y", dist.Normal(mu[z], 1), obs=y)
+
+    rng = np.random.default_rng(0)
+    y = np.concatenate([rng.normal(-2, 1, 10), rng.normal(3, 1, 30)])
+    fit = mg.fit(model, y, method=mg.Laplace(draws=600, starts=16), random_seed=1, progressbar=False)
+    assert fit.status == ()
+    assert fit.result.info["modes"] == 1 + several
+    assert fit.result.starts.modes[0].count < 16 if several else fit.result.starts.modes[0].count == 16
+    assert (fit.draws["mu"][..., 0] > fit.draws["mu"][..., 1]).any() == several

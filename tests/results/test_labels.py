@@ -177,3 +177,74 @@ def test_of_many_rows_some_tell_the_labels_apart(monkeypatch: pytest.MonkeyPatch
     assert by_some.moved == by_all.moved > 0
     for name, value in by_all.draws.items():
         assert np.array_equal(by_some.draws[name], value), name
+
+
+def of_two(y, beta=2.0):
+    """The weight is one number, that of the second component."""
+    w = numpyro.sample("w", dist.Beta(2.0, beta))
+    mu = numpyro.sample("mu", dist.Normal(0, 10).expand([2]))
+    with numpyro.plate("obs", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(w))
+        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+
+def gated(x, y):
+    """Two lines, told apart by a logit of two parts; the lines' common height has nothing to do with it."""
+    gate = numpyro.sample("gate", dist.Normal(0, 2).expand([2]))
+    height = numpyro.sample("height", dist.Normal(0, 1))
+    slope = numpyro.sample("slope", dist.Normal(0, 2).expand([2]))
+    with numpyro.plate("obs", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(logits=gate[0] + gate[1] * x))
+        numpyro.sample("y", dist.Normal(height + slope[z] * x, 0.5), obs=y)
+
+
+def draws_of_two(length=50):
+    rng = np.random.default_rng(0)
+    return {"w": rng.beta(30, 10, (4, length)), "mu": [-2.0, 3.0] + 0.1 * rng.normal(size=(4, length, 2))}
+
+
+def test_a_weight_that_is_one_number_is_reflected_when_two_labels_change_places():
+    marginal = mg.marginalize(of_two, data([-2, 3], [0.25, 0.75], 1.0))
+    clean = draws_of_two()
+    (family,) = families_of(marginal, clean)
+    assert (family.discretes, family.axes, family.mirrors) == (("z",), {"mu": (0,)}, ("w",))
+    swapped = np.random.default_rng(1).random((4, 50)) < 0.5
+    switched = {
+        "w": np.where(swapped, 1 - clean["w"], clean["w"]),
+        "mu": np.where(swapped[..., None], clean["mu"][..., ::-1], clean["mu"]),
+    }
+    out = relabel(OnDraws(marginal), switched, np.zeros((4, 50)), (family,))
+    np.testing.assert_array_equal(out.draws["mu"], clean["mu"])
+    np.testing.assert_allclose(out.draws["w"], clean["w"], rtol=1e-14)
+    np.testing.assert_array_equal(out.permutations[0][..., 0] == 1, swapped)
+
+
+def test_a_logit_changes_its_sign_and_what_has_no_part_in_it_stays():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, 40)
+    marginal = mg.marginalize(gated, x, np.where(rng.random(40) < 0.5, x, -2 * x))
+    (family,) = families_of(
+        marginal, {n: rng.normal(size=(1, 20, *s.shape)) for n, s in marginal.program.latents.items()}
+    )
+    assert (family.axes, family.mirrors) == ({"slope": (0,)}, ("gate",))
+
+
+def test_a_weight_whose_prior_tells_the_labels_apart_is_not_reflected():
+    marginal = mg.marginalize(lambda y: of_two(y, 2.001), data([-2, 3], [0.25, 0.75], 1.0))
+    assert families_of(marginal, draws_of_two()) == ()
+
+
+def test_where_only_a_reflection_tells_labels_apart_the_same_side_is_chosen_whatever_the_draws():
+    def both_sides(y):
+        level = numpyro.sample("level", dist.Normal(0, 3))
+        with numpyro.plate("obs", len(y)):
+            z = numpyro.sample("z", dist.Bernoulli(0.5))
+            numpyro.sample("y", dist.Normal(jnp.where(z == 1, level, -level), 1.0), obs=y)
+
+    marginal = mg.marginalize(both_sides, data([-4, 4], [0.5, 0.5], 1.0))
+    level = 4 + 0.1 * np.random.default_rng(0).normal(size=(2, 30))
+    for sign in (np.ones((2, 1)), -np.ones((2, 1)), np.array([[1], [-1]])):
+        (family,) = families_of(marginal, {"level": sign * level})
+        assert (family.axes, family.mirrors) == ({}, ("level",))
+        out = relabel(OnDraws(marginal), {"level": sign * level}, np.zeros((2, 30)), (family,))
+        np.testing.assert_array_equal(out.draws["level"], level)

@@ -17,7 +17,7 @@ from marginalia.infer import map as map_
 from marginalia.infer import slice as slice_
 from marginalia.infer.checkpoint import NOWHERE, Nowhere, OnDisk, identify, open_checkpoint
 from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Ensemble, Laplace, Metropolis, Slice
-from marginalia.infer.problem import Labelling, Problem
+from marginalia.infer.problem import Labelling, Mirrors, Problem
 from marginalia.infer.progress import make_progress
 from marginalia.infer.result import Result
 from marginalia.precision import float64
@@ -104,6 +104,7 @@ def run(
     progressbar: bool = True,
     checkpoint: str | Path | None = None,
     one_labelling: Labelling | None = None,
+    mirrors: Mirrors | None = None,
 ) -> Result:
     """Infer the continuous latents of a marginal.
 
@@ -116,6 +117,7 @@ def run(
         checkpoint: A file that keeps the state of the run. The same call goes on from there and ends in the same
             draws, byte for byte; when the run is complete it gives them at once.
         one_labelling: How draws are put under one labelling before a method judges them (see `Problem`).
+        mirrors: Which sites are reflected when two labels change places (see `Problem`).
 
     Raises:
         DataError: The checkpoint is damaged, cannot be written, or is of another model, of other data or versions.
@@ -130,7 +132,8 @@ def run(
         done = kept.part(COMPLETE).load()
         if done is not None:
             return done
-        problem = Problem(marginal, jacobian=method.jacobian(chosen), one_labelling=one_labelling)
+        jacobian = method.jacobian(chosen)
+        problem = Problem(marginal, jacobian=jacobian, one_labelling=one_labelling, mirrors=mirrors)
         progress = make_progress(progressbar)
         more = (kept,) if method.resumes else ()
         try:

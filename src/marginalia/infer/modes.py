@@ -173,9 +173,7 @@ def _visitors(problem: Problem, modes: Modes, mode: Weighed, points: np.ndarray)
     chains, length = points.shape[:2]
     place = modes.found.places[mode.place]
     params = problem.constrain(points.reshape(chains * length, -1))
-    both = {name: np.concatenate([place.params[name][None], leaf]) for name, leaf in params.items()}
-    features = starts.label_free(both)
-    far = np.sum((features[1:] - features[0]) ** 2, axis=1).reshape(chains, length)
+    far = starts.apart(problem, [place.params], params, modes.found.mirrors).reshape(chains, length)
     each = max(1, CLIMBS // chains)
     nearest = np.argsort(far, axis=1, kind="stable")[:, :each]
     some = np.take_along_axis(points, nearest[:, :, None], axis=1)

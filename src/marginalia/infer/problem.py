@@ -17,6 +17,7 @@ from marginalia.errors import FitError, compose
 from marginalia.precision import in_float64
 
 type Labelling = Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
+type Mirrors = Callable[[dict[str, np.ndarray]], tuple[tuple[str, ...], ...]]
 
 
 class Problem:
@@ -33,14 +34,24 @@ class Problem:
         one_labelling: From draws `{site: (chain, draw, ...)}` and their log densities `(chain, draw)` to the same
             draws under one labelling of the components, as they will be judged in the end. Unless given, the
             draws as they are.
+        mirrors: From some points `{site: (n, ...)}` to the sites that are reflected when two labels change places, a
+            tuple for each pair of labels. Unless given, none.
 
     Raises:
         FitError: The program has no continuous latent.
     """
 
-    def __init__(self, marginal: Any, *, jacobian: bool, one_labelling: Labelling | None = None) -> None:
+    def __init__(
+        self,
+        marginal: Any,
+        *,
+        jacobian: bool,
+        one_labelling: Labelling | None = None,
+        mirrors: Mirrors | None = None,
+    ) -> None:
         self.marginal = marginal
         self.one_labelling: Labelling = one_labelling or (lambda draws, lp: draws)
+        self.mirrors: Mirrors = mirrors or (lambda params: ())
         self.kernel = marginal.kernel
         self.data = self.kernel.data
         self.jacobian = jacobian

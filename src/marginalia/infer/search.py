@@ -25,12 +25,14 @@ def search(
     saved = checkpoint.load()
     if saved is not None:
         rng.bit_generator.state = saved["rng"]
-        found = starts.Found(saved["places"], saved["total"], Optimiser(problem, START_STEPS), False)
+        optimiser = Optimiser(problem, START_STEPS)
+        found = starts.Found(saved["places"], saved["total"], optimiser, False, saved["mirrors"])
         return modes.Modes(found, saved["comparable"], saved["minor"])
     found = starts.find(problem, asked, START_STEPS, rng, progress)
     if found.interrupted:
         raise KeyboardInterrupt
     weighed = modes.weigh(found)
-    state = {"places": found.places, "total": found.total, "comparable": weighed.comparable, "minor": weighed.minor}
+    state = {"places": found.places, "total": found.total, "mirrors": found.mirrors}
+    state |= {"comparable": weighed.comparable, "minor": weighed.minor}
     checkpoint.save(lambda: {**state, "rng": rng.bit_generator.state}, now=True)
     return weighed

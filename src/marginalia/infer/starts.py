@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from marginalia.errors import FitError, compose
+from marginalia.infer import mirror
 from marginalia.infer.candidates import CandidateMaker, kind_of
 from marginalia.infer.optimise import CONVERGED, Climb, Optimiser
 from marginalia.infer.problem import Problem
@@ -59,12 +61,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """All places, proper maxima first, each kind by falling density."""
+    """All places, proper maxima first, each kind by falling density.
+
+    `mirrors` are the sites that are reflected when two labels change places, a tuple for each pair of labels.
+    """
 
     places: tuple[Place, ...]
     total: int
     optimiser: Optimiser
     interrupted: bool
+    mirrors: tuple[tuple[str, ...], ...] = ()
 
     def report(self, jacobian: bool, chosen: int = 0) -> Starts:
         """The public account of the modes, the chosen one first."""
@@ -100,7 +106,15 @@ def find(problem: Problem, asked: int | None, steps: int, rng: np.random.Generat
     pool, chosen = _screened(problem, optimiser, total, rng)
     span = np.stack([pool.points.min(axis=0), pool.points.max(axis=0)])
     ends = optimiser.climb(chosen, progress)
-    return Found(_places(problem, ends, span), len(ends.points), optimiser, ends.interrupted)
+    params = problem.constrain(ends.points)
+    groups = _groups(ends.log_density, features(problem, params))
+    mirrors: tuple[tuple[str, ...], ...] = ()
+    if len(groups) > 1:
+        # Are some of them copies? Asked at points that are in no mode, where a symmetry cannot hold by chance.
+        mirrors = problem.mirrors(problem.constrain(pool.points[:FEWEST_CANDIDATES]))
+        groups = _groups(ends.log_density, features(problem, params, mirrors)) if mirrors else groups
+    places = _places(problem, ends, params, groups, span)
+    return Found(places, len(ends.points), optimiser, ends.interrupted, mirrors)
 
 
 def _screened(problem: Problem, optimiser: Optimiser, total: int, rng: np.random.Generator) -> tuple[_Pool, np.ndarray]:
@@ -139,17 +153,18 @@ def _finite(optimiser: Optimiser, points: np.ndarray) -> _Pool:
     return _Pool(points, values).take(np.flatnonzero(np.isfinite(values)))
 
 
-def _places(problem: Problem, ends: Climb, span: np.ndarray) -> tuple[Place, ...]:
-    """Group the ends: those that differ in density or in their values are different modes."""
+def _places(
+    problem: Problem, ends: Climb, params: dict[str, np.ndarray], groups: list[list[int]], span: np.ndarray
+) -> tuple[Place, ...]:
+    """The modes that groups of ends are."""
     margin = np.maximum(FAR, 0.5 * (span[1] - span[0]))
     far = (ends.points < span[0] - margin) | (ends.points > span[1] + margin)
     latents = problem.marginal.program.latents
     edged = [name for name, site in latents.items() if kind_of(site.support)[0] in LOGITS]
     names = np.array([name for name, shape in problem.shapes.items() for _ in range(math.prod(shape))])
     far |= np.isin(names, edged) & (np.abs(ends.points) > LARGEST_LOGIT)
-    params = problem.constrain(ends.points)
     places = []
-    for group in _groups(ends.log_density, label_free(params)):
+    for group in groups:
         finished = [i for i in group if ends.status[i] == CONVERGED]
         lead = (finished or group)[0]
         # Where the arithmetic saturates, far out, the gradient may vanish too: that is no maximum.
@@ -176,40 +191,62 @@ def reached(problem: Problem, found: Found, points: np.ndarray) -> np.ndarray:
     """
     ends = found.optimiser.climb(points, Silent())
     params = problem.constrain(ends.points)
-    both = {
-        name: np.concatenate([np.stack([place.params[name] for place in found.places]), leaf])
-        for name, leaf in params.items()
-    }
-    features = label_free(both)
     heights = np.array([place.log_density for place in found.places])
-    places, uphill = features[: len(heights)], features[len(heights) :]
-    same = np.all(np.abs(uphill[:, None] - places) <= 1, axis=2)
-    same &= np.abs(ends.log_density[:, None] - heights) < SAME_MODE
+    same = np.abs(ends.log_density[:, None] - heights) < SAME_MODE
+    same &= apart(problem, [place.params for place in found.places], params, found.mirrors) <= 1
     out = np.full(len(points), -1)  # an interrupt leaves the last ones unknown
     out[: len(same)] = np.where(same.any(axis=1), same.argmax(axis=1), -1)
     return out
 
 
-def label_free(params: dict[str, np.ndarray]) -> np.ndarray:
-    """Each site's values in increasing order, `(n, all)`, in units of what counts as equal.
+def apart(
+    problem: Problem,
+    places: Sequence[dict[str, np.ndarray]],
+    params: dict[str, np.ndarray],
+    mirrors: tuple[tuple[str, ...], ...],
+) -> np.ndarray:
+    """How far points `{site: (n, ...)}` are from places, whatever the labels, in units of what counts as equal.
 
-    Permuting the labels permutes the values of each site, so copies of a mode agree in this.
+    Returns:
+        The largest difference of any value, `(n, place)`.
     """
+    both = {n: np.concatenate([np.stack([place[n] for place in places]), leaf]) for n, leaf in params.items()}
+    found = features(problem, both, mirrors)
+    away = np.abs(found[0, len(places) :, None] - found[:, None, : len(places)])
+    return away.max(axis=3).min(axis=0)
+
+
+def features(problem: Problem, params: dict[str, np.ndarray], mirrors: tuple[tuple[str, ...], ...] = ()) -> np.ndarray:
+    """Each site's values in increasing order, in units of what counts as equal: `(copy, n, all)`.
+
+    Permuting the labels permutes the values of each site, so copies of a mode agree in this. Where some sites are
+    reflected with the labels there are several copies, of which the first is the point itself.
+    """
+    copies = [params]
+    for names in mirrors:
+        copies += [{n: _reflected(problem, n, v) if n in names else v for n, v in one.items()} for one in copies]
     columns = []
-    for leaf in params.values():
-        values = np.nan_to_num(np.sort(leaf.reshape(len(leaf), -1), axis=1))
+    for name in params:
+        leaves = np.concatenate([one[name] for one in copies])
+        values = np.nan_to_num(np.sort(leaves.reshape(len(leaves), -1), axis=1))
         unit = np.maximum(SAME_SPREAD * np.ptp(values, axis=0), SAME_SIZE * np.abs(values).max(axis=0))
         columns.append(values / np.maximum(unit, 1e-300))
-    return np.concatenate(columns, axis=1)
+    return np.concatenate(columns, axis=1).reshape(len(copies), -1, sum(c.shape[1] for c in columns))
+
+
+def _reflected(problem: Problem, name: str, value: np.ndarray) -> np.ndarray:
+    middle = mirror.centre(problem.marginal.program.latents[name].support)
+    assert middle is not None
+    return 2 * middle - value
 
 
 def _groups(log_density: np.ndarray, features: np.ndarray) -> list[list[int]]:
-    """Indices that belong together, by falling density."""
+    """Indices that belong together, by falling density; an end belongs to a group with any of its copies."""
     groups: list[list[int]] = []
     for i in map(int, np.argsort(-log_density, kind="stable")):
         for group in groups:
             near = log_density[group[0]] - log_density[i] < SAME_MODE
-            if near and np.all(np.abs(features[group[0]] - features[i]) <= 1):
+            if near and np.any(np.abs(features[0, group[0]] - features[:, i]).max(axis=1) <= 1):
                 group.append(i)
                 break
         else:
