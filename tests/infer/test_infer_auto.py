@@ -41,6 +41,13 @@ def test_many_data_are_for_laplace(monkeypatch):
     assert result.findings == ()
 
 
+def test_one_chain_of_laplace_is_judged_by_its_k_hat(monkeypatch):
+    monkeypatch.setattr(auto, "MANY_DATA", 3)
+    result = infer.run(correlated_gaussian(), Auto(chains=1, starts=4), random_seed=1, progressbar=False)
+    assert (result.method, result.findings) == ("laplace", ())
+    assert result.draws["x"].shape == (1, 1000, 2)
+
+
 def test_modes_far_apart_are_visited_as_often_as_they_deserve():
     stuck = infer.run(bimodal(0.3), NUTS(draws=300, tune=200, starts=16), random_seed=1, progressbar=False)
     assert np.all(stuck.draws["x"] > 0)

@@ -108,8 +108,11 @@ def doubt(draws: dict[str, np.ndarray]) -> Doubt:
     return Doubt(high, low)
 
 
-def mixing(draws: dict[str, np.ndarray]) -> list[str]:
-    """R-hat and effective sample sizes of draws `(chain, draw, ...)`, in sentences."""
+def mixing(draws: dict[str, np.ndarray], *, one_will_do: bool = False) -> list[str]:
+    """R-hat and effective sample sizes of draws `(chain, draw, ...)`, in sentences.
+
+    `one_will_do`: the method has other means than a second chain to tell that a chain has been everywhere.
+    """
     chains = len(next(iter(draws.values())))
     out, found = [], doubt(draws)
     high, low = found.rhat, found.ess
@@ -126,7 +129,7 @@ def mixing(draws: dict[str, np.ndarray]) -> list[str]:
             f"Few effective draws: below {SMALLEST_ESS_PER_CHAIN * chains} for {names}. Estimates and "
             "intervals of these are noisy. Ask for more draws."
         )
-    if chains == 1:
+    if chains == 1 and not one_will_do:
         out.append("One chain only: agreement between chains cannot be checked. Run at least 2, better 4.")
     return out
 
