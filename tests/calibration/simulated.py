@@ -4,7 +4,9 @@ Simulators and likelihoods are NumPy alone, so a program that marginalia reads w
 exchangeable in both models, so only quantities are ranked that do not change when components change places. Some of
 them pair a component's sites (the spread beside the smaller mean): pairs that come apart are seen. The
 log-likelihood of the data is among them, since ranks of parameters alone can be uniform for draws that do not listen
-to the data at all (Modrák et al. 2023).
+to the data at all (Modrák et al. 2023); so is the log Jacobian of the transforms to the unconstrained space (up to a
+constant), which tells draws of a density without it from right ones better than any other number does, as it is the
+log of the ratio of the two densities.
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ def quantities_of_mixture(params: Params, y: np.ndarray) -> dict[str, np.ndarray
     lower = np.argmin(mu, axis=1)[:, None]
     return {
         "log-likelihood": logsumexp(terms, axis=2).sum(axis=1),
+        "log Jacobian": np.log(w).sum(axis=1) + np.log(sd).sum(axis=1),
         "smallest mean": mu.min(axis=1),
         "largest mean": mu.max(axis=1),
         "largest weight": w.max(axis=1),
@@ -106,6 +109,7 @@ def quantities_of_hidden_markov(params: Params, y: np.ndarray) -> dict[str, np.n
     lower = np.argmin(mu, axis=1)
     return {
         "log-likelihood": logsumexp(forward, axis=1),
+        "log Jacobian": np.log(transition).sum(axis=(1, 2)) + np.log(sd),
         "smallest mean": mu.min(axis=1),
         "largest mean": mu.max(axis=1),
         "spread": sd,

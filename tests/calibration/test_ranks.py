@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from calibrate import cells, code, judged, picture, ranks_of, read
 from ranks import DRAWS, band, counting, p_value, rank, thinned
-from simulated import MODELS
+from simulated import MODELS, SCALE, SPREAD, WEIGHTS
+
+import marginalia as mg
+from marginalia.precision import float64
 
 REPLICATIONS = 200
 ROWS = 5
@@ -40,6 +43,39 @@ def test_an_exact_sampler_is_uniform():
 )
 def test_a_wrong_sampler_is_not(wrong):
     assert p_value(ranks_of_normal(**wrong)) < 0.001
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_log_jacobian_is_that_of_the_library(name):
+    """Up to a constant."""
+    model, rng = MODELS[name], np.random.default_rng(8)
+    y = model.draw(rng)[1]
+    kernel = mg.marginalize(model.program, y).kernel
+    found = []
+    with float64():
+        for params in (model.draw(rng)[0] for _ in range(3)):
+            one = {site: value[None] for site, value in params.items()}
+            log_det = float(kernel.constrain(kernel.unconstrain(params))[1])
+            found.append(log_det - model.quantities(one, y)["log Jacobian"][0])
+    assert np.ptp(found) < 1e-9
+
+
+def test_a_missing_jacobian_is_seen():
+    """Before any data: without it the prior of a weight is Dirichlet(1, 1), and a log scale lies lower."""
+    model, rng = MODELS["mixture"], np.random.default_rng(9)
+    mean, sd = SCALE
+    ranks = []
+    for _ in range(REPLICATIONS):
+        truth, y = model.draw(rng)
+        draws = {
+            "w": rng.dirichlet(WEIGHTS - 1, DRAWS),
+            "mu": rng.normal(0, SPREAD, (DRAWS, 2)),
+            "sd": rng.lognormal(mean - sd**2, sd, (DRAWS, 2)),
+        }
+        true = model.quantities({site: value[None] for site, value in truth.items()}, y)
+        ranks.append({what: rank(true[what][0], values) for what, values in model.quantities(draws, y).items()})
+    assert p_value(np.array([one["log Jacobian"] for one in ranks])) < 0.0001
+    assert p_value(np.array([one["smallest mean"] for one in ranks])) > 0.05
 
 
 def test_p_values_of_uniform_ranks_are_uniform():

@@ -1,4 +1,4 @@
-"""Small models with two or three parameters, and their posterior means by quadrature on a grid.
+"""Small models with two or three parameters, and their posterior means and evidence by quadrature on a grid.
 
 The densities here are written by hand in NumPy, from the models' definitions: nothing of the library is in them.
 Expectations are of functions that do not depend on labels.
@@ -20,12 +20,19 @@ from scipy import special, stats
 
 @dataclass(frozen=True)
 class Exact:
-    """A model, its arguments, the functions of its draws that are compared, and their exact means."""
+    """A model, its arguments, the functions of its draws that are compared, and their exact means.
+
+    `log_density` takes one array per parameter, in the order of the program's; `unit` says that they are of (0, 1).
+    """
 
     model: Callable[..., None]
     args: tuple[Any, ...]
     functions: dict[str, Callable[[dict[str, np.ndarray]], np.ndarray]]
     means: dict[str, float]
+    log_evidence: float
+    log_density: Callable[..., np.ndarray]
+    parameters: int
+    unit: bool = False
 
     def errors(self, draws: dict[str, np.ndarray]) -> dict[str, float]:
         """By how many Monte Carlo standard errors the draws' means differ from the exact ones."""
@@ -43,8 +50,8 @@ def _on_grid(
     functions: dict[str, Callable[..., np.ndarray]],
     *,
     bounded: bool = False,
-) -> dict[str, float]:
-    """Means of `functions` of the parameters under `log_density`; both take one grid per parameter.
+) -> tuple[dict[str, float], float]:
+    """Means of `functions` of the parameters under `log_density`, which take one grid each; and the log evidence.
 
     `bounded`: the axes reach to the ends of the support, so mass at the edge of the grid is no error.
     """
@@ -53,7 +60,9 @@ def _on_grid(
     weight = np.exp(logs - logs.max())
     edges = max(np.take(weight, [0, -1], axis=axis).max() for axis in range(weight.ndim))
     assert bounded or edges < 1e-4, "the grid is too small"
-    return {name: float((weight * function(*grids)).sum() / weight.sum()) for name, function in functions.items()}
+    means = {name: float((weight * function(*grids)).sum() / weight.sum()) for name, function in functions.items()}
+    cell = np.prod([axis[1] - axis[0] for axis in axes])
+    return means, float(logs.max() + np.log(weight.sum() * cell))
 
 
 def _middles(low: float, high: float, count: int) -> np.ndarray:
@@ -73,7 +82,13 @@ def conjugate() -> Exact:
     precision = len(y) + 1 / 4
     mean = y.sum() / precision
     functions = {"mu": lambda d: d["mu"], "mu squared": lambda d: d["mu"] ** 2}
-    return Exact(model, (y,), functions, {"mu": mean, "mu squared": mean**2 + 1 / precision})
+    means = {"mu": mean, "mu squared": mean**2 + 1 / precision}
+    evidence = float(stats.multivariate_normal.logpdf(y, cov=np.eye(len(y)) + 4))
+
+    def log_density(mu):
+        return stats.norm.logpdf(mu, 0, 2) + stats.norm.logpdf(y, np.asarray(mu)[..., None], 1).sum(-1)
+
+    return Exact(model, (y,), functions, means, evidence, log_density, 1)
 
 
 def mixture() -> Exact:
@@ -93,9 +108,9 @@ def mixture() -> Exact:
             out = out + np.logaddexp(stats.norm.logpdf(value, a, 1), stats.norm.logpdf(value, b, 1))
         return out
 
-    means = _on_grid(log_density, [_middles(-5, 5, 240)] * 2, {"lower": np.minimum, "upper": np.maximum})
+    known = _on_grid(log_density, [_middles(-5, 5, 240)] * 2, {"lower": np.minimum, "upper": np.maximum})
     functions = {"lower": lambda d: d["mu"].min(axis=-1), "upper": lambda d: d["mu"].max(axis=-1)}
-    return Exact(model, (y,), functions, means)
+    return Exact(model, (y,), functions, *known, log_density, 2)
 
 
 def hidden_markov() -> Exact:
@@ -127,9 +142,9 @@ def hidden_markov() -> Exact:
         return out
 
     on_grid = {"stay 0": lambda a, b: a, "stay 1": lambda a, b: b}
-    means = _on_grid(log_density, [_middles(0, 1, 400)] * 2, on_grid, bounded=True)
+    known = _on_grid(log_density, [_middles(0, 1, 400)] * 2, on_grid, bounded=True)
     functions = {"stay 0": lambda d: d["stay"][..., 0], "stay 1": lambda d: d["stay"][..., 1]}
-    return Exact(model, (y,), functions, means)
+    return Exact(model, (y,), functions, *known, log_density, 2, unit=True)
 
 
 def latent_class(people: int = 150, tell: float = 8.0) -> Exact:
@@ -161,13 +176,13 @@ def latent_class(people: int = 150, tell: float = 8.0) -> Exact:
 
     axes = [_middles(0, 1, 100)] * 3
     functions = {"share": lambda s, a, b: s, "yes 0": lambda s, a, b: a, "yes 1": lambda s, a, b: b}
-    means = _on_grid(log_density, axes, functions, bounded=True)
+    known = _on_grid(log_density, axes, functions, bounded=True)
     on_draws = {
         "share": lambda d: d["share"],
         "yes 0": lambda d: d["yes"][..., 0],
         "yes 1": lambda d: d["yes"][..., 1],
     }
-    return Exact(model, (y,), on_draws, means)
+    return Exact(model, (y,), on_draws, *known, log_density, 3, unit=True)
 
 
 def regressions() -> Exact:
@@ -189,9 +204,9 @@ def regressions() -> Exact:
             out = out + np.logaddexp(one, np.log(0.7) + stats.norm.logpdf(v, b * u, 0.5))
         return out
 
-    means = _on_grid(log_density, [_middles(-3, 3, 300)] * 2, {"slope 0": lambda a, b: a, "slope 1": lambda a, b: b})
+    known = _on_grid(log_density, [_middles(-3, 3, 300)] * 2, {"slope 0": lambda a, b: a, "slope 1": lambda a, b: b})
     functions = {"slope 0": lambda d: d["slope"][..., 0], "slope 1": lambda d: d["slope"][..., 1]}
-    return Exact(model, (x, y), functions, means)
+    return Exact(model, (x, y), functions, *known, log_density, 2)
 
 
 def funnel(scale: float = 1.5, count: int = 3) -> Exact:
@@ -212,8 +227,8 @@ def funnel(scale: float = 1.5, count: int = 3) -> Exact:
             out = out + np.logaddexp(stats.norm.logpdf(value, 0, spread), stats.norm.logpdf(value, 1, spread))
         return out
 
-    means = _on_grid(log_density, [_middles(-8 * scale, 8 * scale, 4000)], {"v": lambda v: v})
-    return Exact(model, (y,), {"v": lambda d: d["v"]}, means)
+    known = _on_grid(log_density, [_middles(-8 * scale, 8 * scale, 4000)], {"v": lambda v: v})
+    return Exact(model, (y,), {"v": lambda d: d["v"]}, *known, log_density, 1)
 
 
 MODELS: dict[str, Callable[[], Exact]] = {

@@ -17,7 +17,15 @@ from marginalia.errors import MarginaliaWarning
 from marginalia.infer import auto
 
 SIGMAS = 4.0
-METHODS = {"auto": mg.Auto(), "nuts": mg.NUTS(draws=4000), "laplace": mg.Laplace(), "ensemble": mg.Ensemble(draws=400)}
+METHODS = {
+    "auto": mg.Auto(),
+    "nuts": mg.NUTS(draws=4000),
+    "laplace": mg.Laplace(),
+    "ensemble": mg.Ensemble(draws=400),
+    "metropolis": mg.Metropolis(),
+    "slice": mg.Slice(),
+}
+CLOUDS = 16  # of SMC: whole runs, the only independent ones
 
 
 @functools.cache
@@ -40,6 +48,20 @@ def test_means_are_those_of_quadrature(name: str, method: str) -> None:
     assert max(errors.values()) < SIGMAS, errors
     if fit.method == "laplace":
         assert fit.result.info["k_hat"] < 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_clouds_of_smc_have_the_means_and_the_evidence_of_quadrature(name: str) -> None:
+    fit = mg.fit(marginal(name), method=mg.SMC(draws=250, chains=CLOUDS), random_seed=11, progressbar=False)
+    assert fit.status == ()
+    for what, function in exact(name).functions.items():
+        clouds = function(fit.draws).mean(axis=1)
+        off = abs(clouds.mean() - exact(name).means[what])
+        assert off < SIGMAS * clouds.std(ddof=1) / np.sqrt(CLOUDS), (what, off)
+    value, error = fit.log_evidence
+    assert error < 0.2
+    assert abs(value - exact(name).log_evidence) < SIGMAS * error
 
 
 @pytest.mark.slow
