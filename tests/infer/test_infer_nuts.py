@@ -8,7 +8,8 @@ from arviz_stats.base.array import array_stats
 from fake import CORRELATED_COV, CORRELATED_MEAN, correlated_gaussian, gaussian_mixture
 
 from marginalia import infer
-from marginalia.infer import nuts
+from marginalia.infer import edge, nuts
+from marginalia.infer.optimise import Optimiser
 from marginalia.infer.options import NUTS
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Silent
@@ -135,3 +136,21 @@ def test_modes_that_are_not_copies_are_said():
     maxima = [mode for mode in result.starts.modes if mode.kind == "maximum"]
     assert len(maxima) > 1
     assert any("modes of comparable weight" in finding for finding in result.findings)
+
+
+def test_divergences_at_a_hard_edge_are_told_from_others():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=20)
+    with float64():
+        hard = Optimiser(Problem(gaussian_mixture(y, 2, ordered_factor=True), jacobian=True), 5)
+        soft = Optimiser(Problem(gaussian_mixture(y, 2), jacobian=True), 5)
+        points = np.zeros((2, 100, 5))
+        points[..., 1:3] = np.sort(rng.normal(size=(2, 100, 2)), axis=-1)  # the locations
+        diverging = points[..., 2] - points[..., 1] < 0.3
+        assert 3 < diverging.sum() < 100
+        (said,) = edge.findings(hard, points, diverging)
+        assert said.startswith("Draws diverged at an edge beyond which the density is 0")
+        assert 'Use method="smc", or put the constraint into a support' in said
+        assert edge.findings(hard, points, points[..., 2] - points[..., 1] > 3.5) == ()
+        assert edge.findings(soft, points, diverging) == ()
+        assert edge.findings(hard, points, diverging & False) == ()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from marginalia.infer import check, modes
+from marginalia.infer import check, edge, modes
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint, leaves, rebuild
 from marginalia.infer.chees import Numbers, State, Stepper, begin, restarted
 from marginalia.infer.options import Ensemble
@@ -73,6 +73,7 @@ def run(
     }
     report = weighed.found.report(problem.jacobian, weighed.chosen)
     findings = (*_missed(problem, weighed, after), *judge(draws, stats, dataclasses.asdict(options)))
+    findings += edge.findings(weighed.found.optimiser, after.points, after.diverging)
     if interrupted:
         words = f"Interrupted: {made} of {options.draws} draws per chain are kept. Run again for all of them."
         findings = (words, *findings)

@@ -39,7 +39,7 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
 from marginalia.infer import chains as threads
-from marginalia.infer import check, modes
+from marginalia.infer import check, edge, modes
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint
 from marginalia.infer.curvature import MOST_DIMENSIONS
 from marginalia.infer.options import NUTS
@@ -117,6 +117,7 @@ def sample(
     draws = problem.constrain(drawn.points)
     missed = modes.unvisited(problem, weighed, drawn.points)
     findings = missed + check.hmc(draws, drawn.stats, dataclasses.asdict(options))
+    findings += edge.findings(weighed.found.optimiser, drawn.points, drawn.stats["diverging"])
     if chains.interrupted:
         made = drawn.points.shape[1]
         findings = (
