@@ -1,0 +1,1 @@
+"""Programs that time marginalia beside its peers: `python -m benchmarks.run`. Nothing here asserts a time."""

@@ -1,0 +1,12 @@
+"""All rows of the table, in its order."""
+
+from __future__ import annotations
+
+from benchmarks import density, markov, million, scaling
+from benchmarks.contest import Row
+
+ROWS: tuple[Row, ...] = (*density.ROWS, *markov.ROWS, *scaling.ROWS, *million.ROWS)
+
+
+def find(key: str) -> Row:
+    return next(row for row in ROWS if row.key == key)
