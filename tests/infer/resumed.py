@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import NoReturn
+from unittest import mock
 
 import known
 import numpy as np
@@ -25,6 +26,8 @@ METHODS = {
     "nuts": mg.NUTS(draws=100, tune=100, chains=2, starts=4),
     "advi": mg.ADVI(draws=50, steps=600, starts=4),
     "ensemble": mg.Ensemble(draws=50, tune=50, chains=8, superchains=4, starts=4),
+    "laplace": mg.Laplace(draws=500, starts=4),
+    "auto": mg.Auto(draws=200, tune=100, chains=2, starts=8),
     "smc": mg.SMC(draws=40, chains=2),
     "metropolis": mg.Metropolis(draws=100, tune=100, chains=2, starts=4),
     "slice": mg.Slice(draws=100, tune=100, chains=2, starts=4),
@@ -65,8 +68,8 @@ def die_at(write: int, where: str) -> None:
             die()
         return replace(self, target)
 
-    checkpoint.OnDisk.write = wrapped  # type: ignore[method-assign]
-    Path.replace = replaced  # type: ignore[method-assign]
+    mock.patch.object(checkpoint.OnDisk, "write", wrapped).start()
+    mock.patch.object(Path, "replace", replaced).start()
 
 
 if __name__ == "__main__":

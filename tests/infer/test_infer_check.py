@@ -78,9 +78,18 @@ def test_one_chain_and_very_few_draws_are_said():
 def test_progress_is_silent_on_request_and_plain_off_a_terminal(capsys, monkeypatch):
     assert isinstance(make_progress(False), Silent)
     monkeypatch.setattr("marginalia.infer.progress.LINE_EVERY_SECONDS", 0.0)
+    now = [0.0]
+    monkeypatch.setattr("marginalia.infer.progress.time.monotonic", lambda: now[0])
     lines = Lines()
+    lines.stage("starts", 64)
+    for seconds, done in ((7.0, 1), (14.0, 3), (15.0, 10)):
+        now[0] = seconds
+        lines.update(done, "best log density -3.00")
     lines.stage("sampling", 100)
-    lines.update(40, "2 divergences")
-    said = capsys.readouterr().err
-    assert said.startswith("sampling: 40 of 100, ")
-    assert said.endswith("/s, 2 divergences\n")
+    lines.update(40)
+    assert capsys.readouterr().err.splitlines() == [
+        "starts: 1 of 64, best log density -3.00",  # most of it compiling: no pace yet
+        "starts: 3 of 64, 3.5 s each, best log density -3.00",
+        "starts: 10 of 64, 1/s, best log density -3.00",
+        "sampling: 40 of 100",
+    ]

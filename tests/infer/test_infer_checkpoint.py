@@ -16,7 +16,7 @@ import resumed
 
 import marginalia as mg
 from marginalia.errors import DataError, OptionError
-from marginalia.infer import checkpoint, driver, run
+from marginalia.infer import checkpoint, driver, lock, run
 from marginalia.infer.progress import Silent
 
 HERE = Path(__file__).parent
@@ -73,7 +73,13 @@ def test_killed_twenty_times_at_any_moment_it_ends_in_the_same_draws(method, tmp
 
 
 @pytest.mark.parametrize(
-    "method", ["advi", "smc", *(pytest.param(m, marks=pytest.mark.slow) for m in ("ensemble", "metropolis", "slice"))]
+    "method",
+    [
+        "advi",
+        "smc",
+        "laplace",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("ensemble", "metropolis", "slice", "auto")),
+    ],
 )
 def test_stopped_and_resumed_it_ends_in_the_same_draws(method, tmp_path, monkeypatch):
     truth = resumed.numbers(resumed.infer(method))
@@ -164,6 +170,40 @@ def other_model(y):
 def test_the_checkpoint_of_another_run_is_refused(complete, change, error, words):
     with pytest.raises(error, match=f"this checkpoint is of another run.*{words}.*Remedy: make the same call"):
         fit(complete[0], **change)
+
+
+def test_two_runs_never_write_one_checkpoint(tmp_path, complete):
+    path = tmp_path / "run"
+    path.write_bytes(complete[0].read_bytes())
+    held = lock.take(path)
+    assert held is not None
+    words = (
+        f"checkpoint .*run: another run is writing this .* Got process {os.getpid()}. Remedy: wait until it has ended"
+    )
+    with pytest.raises(DataError, match=words):
+        fit(path)
+    held.release()
+    assert fit(path).info == complete[1].info
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run"]  # nothing is left, not by a refusal either
+    with pytest.raises(DataError, match="the data of 'y' are others"):
+        fit(path, y=known.Y + 1)
+    assert fit(path).info == complete[1].info
+
+
+def test_the_lock_of_a_killed_process_keeps_nobody_out(tmp_path):
+    path = tmp_path / "run"
+    code = "import os, sys, pathlib\nfrom marginalia.infer.lock import take\nheld = take(pathlib.Path(sys.argv[1]))\n"
+    code += "print('held', flush=True)\nsys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(DataError, match=f"Got process {other.pid}\\."):
+        lock.take(path)
+    other.kill()
+    other.communicate()
+    assert (tmp_path / ".run.lock").exists()
+    held = lock.take(path)
+    assert held is not None
+    held.release()
 
 
 def test_optimisers_are_told_apart_by_their_step_size():

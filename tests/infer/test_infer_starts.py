@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from fake import FakeMarginal, FakeProgram, correlated_gaussian, five_points, gaussian_mixture
+from known import SEEN, two_modes
+from scipy.stats import norm
 
 from marginalia import infer
 from marginalia.errors import FitError, OptionError
+from marginalia.infer import driver
 from marginalia.infer.candidates import clustering
-from marginalia.infer.result import MAXIMUM, UNBOUNDED, Mode, Starts
+from marginalia.infer.progress import Silent
+from marginalia.infer.result import EDGE, MAXIMUM, UNBOUNDED, Mode, Starts
+from marginalia.marginal import marginalize
 
 
 def _map(marginal, seed=3, **options):
@@ -48,6 +55,47 @@ def test_a_density_that_grows_without_bound_is_said(five):
     (finding,) = five.findings
     assert "grew without bound while 'weights' ran away" in finding
     assert "the reported mode is the highest proper one" in finding
+
+
+@pytest.mark.parametrize("a", [1.0, 0.9])
+def test_an_ordinary_edge_is_told_from_a_runaway(a):
+    """All rows are of the second kind: under a flat prior the weight is 1; under Beta(0.9, 0.9) there is no top."""
+
+    def model(y):
+        w = numpyro.sample("w", dist.Beta(a, a))
+        with numpyro.plate("obs", len(y)):
+            z = numpyro.sample("z", dist.Bernoulli(w))
+            numpyro.sample("y", dist.Normal(3.0 * z, 1.0), obs=y)
+
+    y = np.linspace(2.5, 3.5, 10)
+    result = _map(marginalize(model, y), starts=4)
+    (finding,) = result.findings
+    if a == 1.0:
+        assert finding.startswith("The density is highest at the edge of the support of 'w', as of a weight that is 0")
+        assert result.starts.modes[0].kind == EDGE
+        assert result.info["agreement"] == "4 of 4 starts reach this edge."
+        np.testing.assert_allclose(result.draws["w"].item(), 1.0, rtol=1e-6)
+        np.testing.assert_allclose(result.info["log_density"], norm.logpdf(y, 3).sum(), rtol=1e-6)
+    else:
+        assert "the density grew without bound while 'w' ran away" in finding
+        assert result.starts.modes[0].kind == UNBOUNDED
+
+
+def test_an_interrupted_search_says_so_and_is_not_kept_as_complete(monkeypatch, tmp_path):
+    class Interrupting(Silent):
+        def update(self, done, note=""):
+            if done == 2:
+                raise KeyboardInterrupt
+
+    marginal = marginalize(two_modes, np.array(SEEN))
+    options = {"random_seed": 3, "progressbar": False, "checkpoint": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "make_progress", lambda show: Interrupting())
+        part = infer.run(marginal, infer.MAP(starts=4), **options)
+    assert part.findings[0].startswith("Interrupted: the mode is the best place found until then.")
+    assert part.info["interrupted"]
+    whole = infer.run(marginal, infer.MAP(starts=4), **options)
+    assert (whole.starts.total, whole.info["interrupted"]) == (4, False)
 
 
 def test_the_jacobian_moves_the_mode(five):

@@ -82,7 +82,8 @@ def run(
     if proposal and tried and (many or some) and _fits(weighed, tried):
         more = max(1, int(np.ceil(USUAL_EFFICIENCY / tried.efficiency)))
         chosen = Laplace(options.draws * more, options.chains, starts=options.starts)
-        result = laplace.sample(problem, chosen, weighed, proposal, tried, densities, rng, progress)
+        kept = checkpoint.part("laplace")
+        result = laplace.sample(problem, chosen, weighed, proposal, tried, densities, rng, progress, kept)
         if result.findings and not result.info["interrupted"]:
             measured.append("Laplace did not pass the checks")
             result = None

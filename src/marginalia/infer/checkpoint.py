@@ -11,6 +11,7 @@ Nothing is pickled, so that opening a file runs no code of it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -30,8 +31,9 @@ import numpy as np
 
 from marginalia import __version__
 from marginalia.errors import DataError, OptionError, compose
+from marginalia.infer.lock import Held, take
 
-FORMAT = 1
+FORMAT = 2
 EVERY_SECONDS = 2.0
 WRITING_SHARE = 0.05  # at most this part of the time goes into writing
 OURS = "marginalia."
@@ -64,6 +66,9 @@ class Nowhere:
         return self
 
     def only(self, name: str, state: Any) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -107,10 +112,11 @@ def identify(marginal: Any, options: Any, seed: int | None) -> Identity:
 
 
 class OnDisk:
-    """One file for one run."""
+    """One file for one run, and the lock on it."""
 
-    def __init__(self, path: Path, identity: Identity, parts: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: Identity, parts: dict[str, Any], lock: Held | None = None) -> None:
         self._path = path
+        self._lock = lock
         self._identity = identity
         self._parts = parts
         self._written = time.monotonic()
@@ -143,6 +149,12 @@ class OnDisk:
         """Keep this part and no other: the run is complete."""
         self._parts = {name: state}
         self.write()
+
+    def close(self) -> None:
+        """Let other runs have the file."""
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
 
     def write(self) -> None:
         """The whole file anew, beside the old one, which it replaces when it is safe on the disk."""
@@ -187,20 +199,28 @@ class _Part:
 def open_checkpoint(path: str | Path, identity: Identity, draw_seed: Callable[[], int]) -> OnDisk:
     """The file of this run, made if there is none; its seed is the call's, else the file's, else a drawn one.
 
+    It is the run's alone until it is closed.
+
     Raises:
-        DataError: The file is damaged or no checkpoint, cannot be written, or is of another model, of other data or
-            of another version.
+        DataError: The file is damaged or no checkpoint, cannot be written, is of another model, of other data or of
+            another version, or another run has it open.
         OptionError: It is of another method, or of other options or another seed.
     """
     path = Path(path)
-    if path.exists():
-        about, parts = _read(path)
-        _refuse_another(path, about, identity)
-        return OnDisk(path, dataclasses.replace(identity, seed=int(about["seed"])), parts)
-    seed = draw_seed() if identity.seed is None else identity.seed
-    made = OnDisk(path, dataclasses.replace(identity, seed=seed), {})
-    made.write()  # at once: a folder that cannot be written to is said now, and a drawn seed is kept
-    return made
+    lock = take(path)
+    with contextlib.ExitStack() as unless_opened:
+        if lock is not None:
+            unless_opened.callback(lock.release)
+        if path.exists():
+            about, parts = _read(path)
+            _refuse_another(path, about, identity)
+            opened = OnDisk(path, dataclasses.replace(identity, seed=int(about["seed"])), parts, lock)
+        else:
+            seed = draw_seed() if identity.seed is None else identity.seed
+            opened = OnDisk(path, dataclasses.replace(identity, seed=seed), {}, lock)
+            opened.write()  # at once: a folder that cannot be written to is said now, and a drawn seed is kept
+        unless_opened.pop_all()
+    return opened
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -58,7 +59,7 @@ METHODS: dict[str, Method] = {
     "advi": Method(ADVI, advi.run, advi.judge, _always, resumes=True),
     "nuts": Method(NUTS, nuts.run, check.hmc, _always, resumes=True),
     "ensemble": Method(Ensemble, ensemble.run, ensemble.judge, _always, resumes=True),
-    "laplace": Method(Laplace, laplace.run, laplace.judge, _always),
+    "laplace": Method(Laplace, laplace.run, laplace.judge, _always, resumes=True),
     "smc": Method(SMC, smc.run, smc.judge, _always, resumes=True),
     "metropolis": Method(Metropolis, metropolis.run, metropolis.judge, _always, resumes=True),
     "slice": Method(Slice, slice_.run, slice_.judge, _always, resumes=True),
@@ -120,7 +121,8 @@ def run(
         mirrors: Which sites are reflected when two labels change places (see `Problem`).
 
     Raises:
-        DataError: The checkpoint is damaged, cannot be written, or is of another model, of other data or versions.
+        DataError: The checkpoint is damaged, cannot be written, is of another model, of other data or versions, or
+            another run has it open.
         OptionError: Unknown method, or a seed that is no whole number of at least 0.
         FitError: There are no continuous latents, or no start has a finite density.
     """
@@ -128,7 +130,7 @@ def run(
     method = next(entry for entry in METHODS.values() if isinstance(chosen, entry.options))
     begun = time.perf_counter()
     kept, seed = _opened(checkpoint, marginal, chosen, random_seed)
-    with float64():
+    with contextlib.closing(kept), float64():
         done = kept.part(COMPLETE).load()
         if done is not None:
             return done
@@ -142,17 +144,17 @@ def run(
                 result = method.run(problem, chosen, np.random.default_rng(seed), progress, *more)
         finally:
             progress.close()
-    info = {
-        "options": dataclasses.asdict(chosen),
-        "random_seed": seed,
-        "dimension": problem.dimension,
-        "seconds": time.perf_counter() - begun,
-        "traces": problem.traces,
-        **result.info,
-    }
-    result = dataclasses.replace(result, info=info)
-    if not info.get("interrupted"):
-        kept.only(COMPLETE, result)
+        info = {
+            "options": dataclasses.asdict(chosen),
+            "random_seed": seed,
+            "dimension": problem.dimension,
+            "seconds": time.perf_counter() - begun,
+            "traces": problem.traces,
+            **result.info,
+        }
+        result = dataclasses.replace(result, info=info)
+        if not info.get("interrupted"):
+            kept.only(COMPLETE, result)
     return result
 
 

@@ -21,7 +21,7 @@ from scipy.special import gammaln, logsumexp
 
 from marginalia.errors import FitError, compose
 from marginalia.infer import check, modes
-from marginalia.infer.checkpoint import NOWHERE
+from marginalia.infer.checkpoint import NOWHERE, Checkpoint
 from marginalia.infer.curvature import MOST_DIMENSIONS
 from marginalia.infer.densities import Densities
 from marginalia.infer.options import Laplace
@@ -83,7 +83,13 @@ class Pilot:
         return float(ratio.sum() ** 2 / (ratio**2).sum() / len(ratio))
 
 
-def run(problem: Problem, options: Laplace, rng: np.random.Generator, progress: Progress) -> Result:
+def run(
+    problem: Problem,
+    options: Laplace,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint = NOWHERE,
+) -> Result:
     """Draw from the posterior by proposals around its modes.
 
     Raises:
@@ -95,11 +101,12 @@ def run(problem: Problem, options: Laplace, rng: np.random.Generator, progress: 
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(in_float64(densities.compile))
         clock = time.perf_counter()
-        weighed = search(problem, options.starts, rng, progress, NOWHERE)
+        weighed = search(problem, options.starts, rng, progress, checkpoint.part("modes"))
         proposal = propose(problem, weighed, options.df)
         seconds_starts = time.perf_counter() - clock
         compiling.result()
-    result = sample(problem, options, weighed, proposal, pilot(proposal, densities, rng), densities, rng, progress)
+    tried = pilot(proposal, densities, rng)
+    result = sample(problem, options, weighed, proposal, tried, densities, rng, progress, checkpoint)
     return dataclasses.replace(result, info={**result.info, "seconds_starts": seconds_starts})
 
 
@@ -149,8 +156,12 @@ def sample(
     densities: Densities,
     rng: np.random.Generator,
     progress: Progress,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Result:
-    """Draw from the posterior, proposals and pilot being known."""
+    """Draw from the posterior, proposals and pilot being known.
+
+    Proposals and uniforms come from `rng` alone, so a checkpoint keeps but the densities.
+    """
     clock = time.perf_counter()
     chains = options.chains
     # Each chain begins at a proposal drawn by its importance ratio, so there is nothing to tune or to throw away.
@@ -159,15 +170,22 @@ def sample(
     points = proposal.sample(options.draws * chains, rng)
     uniforms = rng.random((options.draws, chains))
     progress.stage("proposals", len(points))
-    values: list[np.ndarray] = []
+    kept = checkpoint.part("proposals")
+    values = [np.empty(0) if (saved := kept.load()) is None else saved]
+
+    def made() -> np.ndarray:
+        return np.concatenate(values)
+
     interrupted = False
     try:
-        for block in densities.blocks(points):
+        for block in densities.blocks(points[len(values[0]) :]):
             values.append(block)
             progress.update(sum(map(len, values)))
+            kept.save(made)
     except KeyboardInterrupt:
         interrupted = True
-    log_density = np.concatenate([np.empty(0), *values])
+        kept.save(made, now=True)
+    log_density = made()
     length = len(log_density) // chains
     if length == 0:
         raise KeyboardInterrupt
@@ -185,8 +203,8 @@ def sample(
     report = weighed.found.report(problem.jacobian, weighed.chosen)
     findings = (*_findings(weighed, k), *judge(draws, stats, {}))
     if interrupted:
-        made = f"Interrupted: {length} of {options.draws} draws per chain are kept. Run again for all of them."
-        findings = (made, *findings)
+        words = f"Interrupted: {length} of {options.draws} draws per chain are kept. Run again for all of them."
+        findings = (words, *findings)
     info = {
         "options": dataclasses.asdict(options),
         "agreement": report.sentence,

@@ -8,7 +8,7 @@ from marginalia.infer import starts
 from marginalia.infer.options import MAP
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
-from marginalia.infer.result import MAXIMUM, UNBOUNDED, Result
+from marginalia.infer.result import EDGE, MAXIMUM, UNBOUNDED, Result
 
 
 def run(problem: Problem, options: MAP, rng: np.random.Generator, progress: Progress) -> Result:
@@ -28,6 +28,7 @@ def run(problem: Problem, options: MAP, rng: np.random.Generator, progress: Prog
         "agreement": report.sentence,
         "gradient_norms": [float(norm) for norm in norms],
         "starts": found.total,
+        "interrupted": found.interrupted,
     }
     stats = {"lp": np.array([[best.log_density]])}
     return Result("map", draws, stats, report, _findings(found, options), info)
@@ -48,6 +49,13 @@ def _findings(found: starts.Found, options: MAP) -> tuple[str, ...]:
             f"without bound while {sites} ran away: a component collapses on a data point, or a weight "
             f"goes to 0 under a Dirichlet prior below 1; {kept}. Give scales a prior that keeps them from 0 "
             "(LogNormal, InverseGamma) and weights a Dirichlet of at least 1, or set jacobian=True."
+        )
+    elif best.kind == EDGE:
+        sites = ", ".join(map(repr, best.far_sites))
+        findings.append(
+            f"The density is highest at the edge of the support of {sites}, as of a weight that is 0 or 1: that is the "
+            "mode, but no peak, so nothing can be said around it. For a mode inside, set jacobian=True, or give "
+            f"{sites} a prior that vanishes at the edge."
         )
     elif best.kind != MAXIMUM and not found.interrupted:
         findings.append(

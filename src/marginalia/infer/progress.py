@@ -39,24 +39,41 @@ class Silent:
         pass
 
 
+class Pace:
+    """How quickly steps are made; the first ones, in which things compile, do not count."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def words(self, now: float, done: int) -> str:
+        """The pace after `done` steps, once there is one."""
+        if self._first is None:
+            self._first = now, done
+        seconds, steps = now - self._first[0], done - self._first[1]
+        if steps <= 0 or seconds <= 0:
+            return ""
+        return f"{steps / seconds:.0f}/s" if steps >= seconds else f"{seconds / steps:.1f} s each"
+
+
 class Lines:
     """Writes a plain line to standard error every few seconds, for logs and pipes."""
 
     def __init__(self) -> None:
         self._name, self._total = "", 0
-        self._begun = self._said = time.monotonic()
+        self._said, self._pace = time.monotonic(), Pace()
 
     def stage(self, name: str, total: int) -> None:
         self._name, self._total = name, total
-        self._begun = self._said = time.monotonic()
+        self._said, self._pace = time.monotonic(), Pace()
 
     def update(self, done: int, note: str = "") -> None:
         now = time.monotonic()
+        pace = self._pace.words(now, done)
         if now - self._said < LINE_EVERY_SECONDS:
             return
         self._said = now
-        parts = [f"{self._name}: {done} of {self._total}", f"{done / (now - self._begun):.0f}/s"]
-        sys.stderr.write(", ".join(parts + ([note] if note else [])) + "\n")
+        parts = [f"{self._name}: {done} of {self._total}", pace, note]
+        sys.stderr.write(", ".join(part for part in parts if part) + "\n")
         sys.stderr.flush()
 
     def close(self) -> None:
@@ -77,16 +94,16 @@ class Bar:
             console=console,
         )
         self._task: TaskID | None = None
-        self._begun = time.monotonic()
+        self._pace = Pace()
         self._rich.start()
 
     def stage(self, name: str, total: int) -> None:
-        self._begun = time.monotonic()
+        self._pace = Pace()
         self._task = self._rich.add_task(name, total=total, rate="", note="")
 
     def update(self, done: int, note: str = "") -> None:
         if self._task is not None:
-            rate = f"{done / max(time.monotonic() - self._begun, 1e-9):.0f}/s"
+            rate = self._pace.words(time.monotonic(), done)
             self._rich.update(self._task, completed=done, rate=rate, note=note)
 
     def close(self) -> None:

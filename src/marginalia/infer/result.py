@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 MAXIMUM = "maximum"
+EDGE = "edge"
 UNBOUNDED = "unbounded"
 UNFINISHED = "unfinished"
 
@@ -23,9 +24,10 @@ class Mode:
         params: Constrained parameters there, site name to array.
         log_density: The log density that was maximised (see `Starts.jacobian`).
         count: How many starts ended here. Copies with the labels permuted count as the same place.
-        kind: `"maximum"`: the gradient vanishes. `"unbounded"`: the density keeps growing while parameters
+        kind: `"maximum"`: the gradient vanishes. `"edge"`: the density is highest where parameters reach the edge of
+            their support, a weight of 1, say, and has a value there. `"unbounded"`: it keeps growing while parameters
             run away, for instance a component that collapses on one data point. `"unfinished"`: the
-            optimisation stopped before either, as at the edge of a hard constraint or on a very flat density.
+            optimisation stopped before any of these, as at the edge of a hard constraint or on a very flat density.
     """
 
     params: dict[str, np.ndarray]
@@ -52,9 +54,9 @@ class Starts:
     def sentence(self) -> str:
         """The agreement in words, as in "61 of 64 starts reach this mode; the next is 3.2 nats lower"."""
         best = self.modes[0]
-        place = {MAXIMUM: "this mode", UNBOUNDED: "this runaway", UNFINISHED: "this place"}[best.kind]
+        place = {MAXIMUM: "this mode", EDGE: "this edge", UNBOUNDED: "this runaway"}.get(best.kind, "this place")
         words = f"{best.count} of {self.total} starts reach {place}"
-        others = [mode for mode in self.modes[1:] if mode.kind == MAXIMUM]
+        others = [mode for mode in self.modes[1:] if mode.kind in (MAXIMUM, EDGE)]
         if others:
             gap = best.log_density - others[0].log_density
             words += f"; the next is {abs(gap):.1f} nats {'lower' if gap >= 0 else 'higher'}"

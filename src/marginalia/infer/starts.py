@@ -15,7 +15,7 @@ from marginalia.infer.candidates import CandidateMaker, kind_of
 from marginalia.infer.optimise import CONVERGED, Climb, Optimiser
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress, Silent
-from marginalia.infer.result import MAXIMUM, UNBOUNDED, UNFINISHED, Mode, Starts
+from marginalia.infer.result import EDGE, MAXIMUM, UNBOUNDED, UNFINISHED, Mode, Starts
 
 STARTS = 64
 FEWEST_STARTS = 8
@@ -30,6 +30,8 @@ LOGITS = ("simplex", "interval")
 LARGEST_LOGIT = 30.0  # beyond this a weight or probability is 0 or 1 to all digits
 SAME_SPREAD = 0.02  # values nearer than this part of the spread over all ends are the same,
 SAME_SIZE = 1e-3  # and so are those nearer than this part of their size
+BACK = 2.0  # a runaway is looked back along in steps of so much
+LEVEL = 1e-6  # part of the density's size: a smaller rise is none
 FAR = 4.0  # a coordinate this far outside all candidates has run away; log scales count in e-folds
 
 
@@ -113,7 +115,7 @@ def find(problem: Problem, asked: int | None, steps: int, rng: np.random.Generat
         # Are some of them copies? Asked at points that are in no mode, where a symmetry cannot hold by chance.
         mirrors = problem.mirrors(problem.constrain(pool.points[:FEWEST_CANDIDATES]))
         groups = _groups(ends.log_density, features(problem, params, mirrors)) if mirrors else groups
-    places = _places(problem, ends, params, groups, span)
+    places = _places(problem, optimiser, ends, params, groups, span)
     return Found(places, len(ends.points), optimiser, ends.interrupted, mirrors)
 
 
@@ -154,7 +156,12 @@ def _finite(optimiser: Optimiser, points: np.ndarray) -> _Pool:
 
 
 def _places(
-    problem: Problem, ends: Climb, params: dict[str, np.ndarray], groups: list[list[int]], span: np.ndarray
+    problem: Problem,
+    optimiser: Optimiser,
+    ends: Climb,
+    params: dict[str, np.ndarray],
+    groups: list[list[int]],
+    span: np.ndarray,
 ) -> tuple[Place, ...]:
     """The modes that groups of ends are."""
     margin = np.maximum(FAR, 0.5 * (span[1] - span[0]))
@@ -162,13 +169,20 @@ def _places(
     latents = problem.marginal.program.latents
     edged = [name for name, site in latents.items() if kind_of(site.support)[0] in LOGITS]
     names = np.array([name for name, shape in problem.shapes.items() for _ in range(math.prod(shape))])
-    far |= np.isin(names, edged) & (np.abs(ends.points) > LARGEST_LOGIT)
+    logits = np.isin(names, edged)
+    far |= logits & (np.abs(ends.points) > LARGEST_LOGIT)
     places = []
     for group in groups:
         finished = [i for i in group if ends.status[i] == CONVERGED]
         lead = (finished or group)[0]
         # Where the arithmetic saturates, far out, the gradient may vanish too: that is no maximum.
-        kind = UNBOUNDED if far[lead].any() else MAXIMUM if finished else UNFINISHED
+        kind = MAXIMUM if finished else UNFINISHED
+        if far[lead].any():
+            # With the Jacobian a density that ends level has no finite mass: a runaway all the same.
+            most = np.where(logits, LARGEST_LOGIT, np.inf)
+            inwards = np.where(far[lead], np.sign(span.mean(axis=0) - ends.points[lead]), 0.0)
+            level = _ends_level(optimiser, np.clip(ends.points[lead], -most, most), inwards)
+            kind = EDGE if finished and level and not problem.jacobian else UNBOUNDED
         places.append(
             Place(
                 ends.points[lead],
@@ -180,8 +194,16 @@ def _places(
                 ends.gradient_norms[lead],
             )
         )
-    rank = {MAXIMUM: 0, UNFINISHED: 1, UNBOUNDED: 2}
-    return tuple(sorted(places, key=lambda place: (rank[place.kind], -place.log_density)))
+    rank = {MAXIMUM: 0, EDGE: 0, UNFINISHED: 1, UNBOUNDED: 2}
+    # A maximum inside goes before an edge of the same height.
+    return tuple(sorted(places, key=lambda p: (rank[p.kind], SAME_MODE * (p.kind == EDGE) - p.log_density)))
+
+
+def _ends_level(optimiser: Optimiser, point: np.ndarray, inwards: np.ndarray) -> bool:
+    """Whether the density rises ever less on the way out to a point, as at an edge, or goes on as before."""
+    heights, _ = optimiser.evaluate(np.stack([point, point + BACK * inwards, point + 2 * BACK * inwards]))
+    last, before = heights[0] - heights[1], heights[1] - heights[2]
+    return bool(last < max(0.5 * before, LEVEL * max(1.0, abs(heights[0]))))
 
 
 def reached(problem: Problem, found: Found, points: np.ndarray) -> np.ndarray:
