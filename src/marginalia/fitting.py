@@ -132,8 +132,8 @@ class Fit:
 
         `draws` is how many in all (default: all that fit in 2e7 numbers; 1000 at a mode). With the model's
         arguments for new rows. Discretes are drawn forward, so a row's prediction does not use its own
-        membership; `numpyro.factor` terms do not take part (see `attrs`). The same seed gives the same
-        values.
+        membership; `numpyro.factor` terms do not take part (see `attrs`), so a program whose data are in
+        factors alone predicts nothing, and warns. The same seed gives the same values.
         """
         program = self._needs_model("predict").program
         if not args and not kwargs:

@@ -52,7 +52,8 @@ def predict(
     Continuous latents have their values from the draws. Discretes are drawn forward from their own
     distribution (a new row's, not the fitted row's, membership), then the observed sites. `numpyro.factor`
     terms and `mask`/`scale` do not take part; where the program has factors, `attrs["factors"]` names them, and
-    where it has hand-written densities, `attrs["densities"]` says how they were drawn from.
+    where it has hand-written densities, `attrs["densities"]` says how they were drawn from. `attrs["predicted"]` names
+    the sites that were drawn; a program whose data are in factors alone has none, which is a warning.
 
     Raises:
         FitError: A distribution of the program has no sampler.
@@ -77,8 +78,24 @@ def predict(
             f"not applied: {', '.join(forward.factors)}; what they say of the parameters is in the draws already, what "
             "they say of data or discretes is not in the prediction"
         )
-    attrs = {"factors": factors, "every": every, **forward.said(drawn.integrals)}
-    return _dataset(program, drawn.values, chains, attrs)
+    attrs = {"predicted": _predicted(program, forward), "factors": factors, "every": every}
+    return _dataset(program, drawn.values, chains, {**attrs, **forward.said(drawn.integrals)})
+
+
+def _predicted(program: Any, forward: _Forward) -> str:
+    """What is predicted, in words; warns where no data are."""
+    if any(name in program.observed for name in forward.kept):
+        return ", ".join(forward.kept)
+    drawn = f"only the discretes ({', '.join(forward.kept)})" if forward.kept else "nothing"
+    words = f"{drawn}, as the program observes no data that could be drawn anew"
+    if forward.factors:
+        words = (
+            f"{drawn}, as the program observes no data that could be drawn anew: it reads them in factors "
+            f"({', '.join(forward.factors)}), and a factor says how probable the data are, not how to draw others"
+        )
+    remedy = "For predictions, observe the data at a site, as numpyro.sample(..., mg.Density(log_prob, ...), obs=y)."
+    warnings.warn(MarginaliaWarning(f"predict(): predicted is {words}. {remedy}"), stacklevel=4)
+    return words
 
 
 def prior_predict(program: Any, number: int, *, random_seed: int | None = None) -> xr.Dataset:

@@ -10,8 +10,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from jax.nn import logsumexp
 
-from marginalia.errors import DataError, FitError
+from marginalia.errors import DataError, FitError, MarginaliaWarning
 
 
 def with_model(fit, model):
@@ -84,6 +85,24 @@ def test_factors_are_named(good):
     out = with_model(good, model).predict(random_seed=0)
     assert out.attrs["factors"].startswith("not applied: limit; what they say of the parameters is in the draws")
     assert set(out.data_vars) == {"y", "z"}
+
+
+def test_data_in_factors_alone_predict_nothing_and_that_is_said(good):
+    def model(y):
+        w = numpyro.sample("w", dist.Dirichlet(jnp.ones(3)))
+        mu = numpyro.sample("mu", dist.Normal(0, 10).expand([3]))
+        sd = numpyro.sample("sd", dist.HalfNormal(5.0))
+        numpyro.factor("rows", logsumexp(jnp.log(w) + dist.Normal(mu, sd).log_prob(y[:, None]), axis=1).sum())
+
+    words = (
+        r"predict\(\): predicted is nothing, as the program observes no data that could be drawn anew: it reads them "
+        r"in factors \(rows\), and a factor says how probable the data are, not how to draw others\. For predictions, "
+    )
+    with pytest.warns(MarginaliaWarning, match=words):
+        out = with_model(good, model).predict(random_seed=0)
+    assert not out.data_vars
+    assert out.attrs["predicted"].startswith("nothing, as")
+    assert good.predict(random_seed=0, draws=8).attrs["predicted"] == "z, y"
 
 
 def test_a_distribution_without_a_sampler_is_refused(good):
