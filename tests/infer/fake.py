@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from arviz_stats.base.array import array_stats
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
 
@@ -154,6 +155,29 @@ def correlated_gaussian() -> FakeMarginal:
         lambda key: {"x": jax.random.normal(key, (2,))},
         np.zeros(3),
     )
+
+
+def standard_errors(draws: np.ndarray, truth: float) -> float:
+    """By how many Monte Carlo standard errors the mean of draws `(chain, draw)` is off."""
+    mcse = array_stats.mcse(draws, chain_axis=0, draw_axis=1, method="mean")
+    return float(abs(draws.mean() - truth) / mcse)
+
+
+def assert_moments(x: np.ndarray) -> None:
+    """Draws `(chain, draw, 2)` have the mean and the covariance of `correlated_gaussian`."""
+    centred = x - CORRELATED_MEAN
+    for i in range(2):
+        assert standard_errors(x[:, :, i], CORRELATED_MEAN[i]) < 4
+        for j in range(i + 1):
+            assert standard_errors(centred[:, :, i] * centred[:, :, j], CORRELATED_COV[i, j]) < 4
+
+
+def assert_log_density(lp: np.ndarray, x: np.ndarray) -> None:
+    """`lp` is the log density of `correlated_gaussian` at the draws, to rounding."""
+    centred = x - CORRELATED_MEAN
+    quadratic = np.einsum("cdi,ij,cdj->cd", centred, np.linalg.inv(CORRELATED_COV), centred)
+    constant = -np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(CORRELATED_COV)[1]
+    np.testing.assert_allclose(lp, constant - 0.5 * quadratic, rtol=1e-10)
 
 
 def bimodal(share: float, *, flat: bool = False) -> FakeMarginal:

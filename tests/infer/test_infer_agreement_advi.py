@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 import pytest
-from exact import MODELS, Exact
+from exact import MODELS, Exact, funnel
 from scipy import optimize, special
 
 import marginalia as mg
@@ -123,3 +123,12 @@ def test_k_hat_is_told_and_below_its_limit_weighted_draws_are_the_posteriors(nam
 def test_some_family_is_accepted(name: str) -> None:
     """So that the comparison above is made for each model."""
     assert min(fitted(name, family).result.info["k_hat"] for family in (*FAMILIES, "flow")) < 0.7
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_funnel_is_refused(family: str) -> None:
+    """No Gaussian has its shape."""
+    model = funnel(2.0)
+    with pytest.warns(MarginaliaWarning, match="is not the posterior: the Pareto k-hat"):
+        fit = mg.fit(model.model, *model.args, method=mg.ADVI(family=family), random_seed=1, progressbar=False)
+    assert fit.result.info["k_hat"] > 0.7

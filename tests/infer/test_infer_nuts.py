@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from arviz_stats.base.array import array_stats
-from fake import CORRELATED_COV, CORRELATED_MEAN, correlated_gaussian, gaussian_mixture
+from fake import assert_log_density, assert_moments, correlated_gaussian, gaussian_mixture
 
 from marginalia import infer
 from marginalia.infer import edge, nuts
@@ -33,18 +32,8 @@ def gaussian():
     return infer.run(correlated_gaussian(), options, random_seed=11, progressbar=False)
 
 
-def _standard_errors(draws: np.ndarray, truth: float) -> float:
-    mcse = array_stats.mcse(draws, chain_axis=0, draw_axis=1, method="mean")
-    return float(abs(draws.mean() - truth) / mcse)
-
-
 def test_moments_of_a_correlated_gaussian(gaussian):
-    x = gaussian.draws["x"]
-    centred = x - CORRELATED_MEAN
-    for i in range(2):
-        assert _standard_errors(x[:, :, i], CORRELATED_MEAN[i]) < 4
-        for j in range(i + 1):
-            assert _standard_errors(centred[:, :, i] * centred[:, :, j], CORRELATED_COV[i, j]) < 4
+    assert_moments(gaussian.draws["x"])
 
 
 def test_shapes_statistics_and_no_findings(gaussian):
@@ -61,11 +50,7 @@ def test_shapes_statistics_and_no_findings(gaussian):
 
 
 def test_lp_is_the_log_density_of_the_draws(gaussian):
-    x = gaussian.draws["x"]
-    centred = x - CORRELATED_MEAN
-    quadratic = np.einsum("cdi,ij,cdj->cd", centred, np.linalg.inv(CORRELATED_COV), centred)
-    constant = -np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(CORRELATED_COV)[1]
-    np.testing.assert_allclose(gaussian.stats["lp"], constant - 0.5 * quadratic, rtol=1e-10)
+    assert_log_density(gaussian.stats["lp"], gaussian.draws["x"])
 
 
 def test_the_program_is_traced_once(gaussian):
@@ -87,9 +72,10 @@ def test_chains_of_a_mixture_share_one_labelling():
     rng = np.random.default_rng(1)
     y = np.concatenate([rng.normal(-4, 1, 30), rng.normal(0, 0.7, 20), rng.normal(5, 1, 30)])
     result = infer.run(gaussian_mixture(y, 3), NUTS(300, 300, 4, starts=16), random_seed=2, progressbar=False)
-    means = result.draws["mu"].mean(axis=1)
-    assert np.ptp(means, axis=0).max() < 0.5
-    np.testing.assert_allclose(np.sort(means.mean(axis=0)), [-4, 0, 5], atol=1.0)
+    means, spread = result.draws["mu"].mean(axis=1), result.draws["mu"].std(axis=1).mean(axis=0)
+    assert np.all(np.ptp(means, axis=0) < spread)  # labels that switch would move a mean by many spreads
+    order = np.argsort(means[0])
+    assert np.all(np.abs(means.mean(axis=0)[order] - [-4, 0, 5]) < 4 * spread[order])  # the values behind the data
     assert not result.stats["diverging"].any()
 
 

@@ -20,7 +20,7 @@ from marginalia.infer.chees import Numbers, State, Stepper, begin, restarted
 from marginalia.infer.options import Ensemble
 from marginalia.infer.problem import Problem, key_data
 from marginalia.infer.progress import Progress
-from marginalia.infer.result import Result
+from marginalia.infer.result import Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
@@ -38,13 +38,7 @@ def run(
     progress: Progress,
     checkpoint: Checkpoint = NOWHERE,
 ) -> Result:
-    """Draw from the posterior.
-
-    Raises:
-        FitError: No start has a finite density.
-        KeyboardInterrupt: Stopped by the user before there was one draw after tuning. Later the draws made so
-            far are returned, and the findings say so.
-    """
+    """Draw from the posterior; what it raises, and what an interrupt does, are as in `nuts.run`."""
     stepper = Stepper(problem, options.chains, options.tune, options.target_accept, BLOCK)
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(in_float64(stepper.compile))
@@ -61,7 +55,6 @@ def run(
     if length <= options.tune:
         raise KeyboardInterrupt
     after = Numbers(*(part[options.tune : length] for part in kept))
-    made = length - options.tune
     draws = problem.constrain(np.swapaxes(after.points, 0, 1))
     stats = {
         "lp": after.log_density.T,
@@ -72,11 +65,9 @@ def run(
         "step_size": np.tile(after.step_size, (options.chains, 1)),
     }
     report = weighed.found.report(problem.jacobian, weighed.chosen)
-    findings = (*_missed(problem, weighed, after), *judge(draws, stats, dataclasses.asdict(options)))
+    findings = stopped(interrupted, length - options.tune, options.draws) + _missed(problem, weighed, after)
+    findings += judge(draws, stats, dataclasses.asdict(options))
     findings += edge.findings(weighed.found.optimiser, after.points, after.diverging)
-    if interrupted:
-        words = f"Interrupted: {made} of {options.draws} draws per chain are kept. Run again for all of them."
-        findings = (words, *findings)
     info = {
         "options": dataclasses.asdict(options),
         "agreement": report.sentence,

@@ -28,7 +28,7 @@ from marginalia.infer.options import Laplace
 from marginalia.infer.pareto import LARGEST_K, k_hat
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
-from marginalia.infer.result import UNBOUNDED, Result
+from marginalia.infer.result import UNBOUNDED, Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
@@ -201,10 +201,7 @@ def sample(
     draws = problem.constrain(all_points)
     stats = {"lp": lp, "accepted": taken.T, "acceptance_rate": rate.T}
     report = weighed.found.report(problem.jacobian, weighed.chosen)
-    findings = (*_findings(weighed, k), *judge(draws, stats, {}))
-    if interrupted:
-        words = f"Interrupted: {length} of {options.draws} draws per chain are kept. Run again for all of them."
-        findings = (words, *findings)
+    findings = stopped(interrupted, length, options.draws) + _findings(weighed, k) + judge(draws, stats, {})
     info = {
         "options": dataclasses.asdict(options),
         "agreement": report.sentence,

@@ -45,7 +45,7 @@ from marginalia.infer.curvature import MOST_DIMENSIONS
 from marginalia.infer.options import NUTS
 from marginalia.infer.problem import Problem, as_key, key_data
 from marginalia.infer.progress import Progress
-from marginalia.infer.result import Result
+from marginalia.infer.result import Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
@@ -116,14 +116,9 @@ def sample(
     report = weighed.found.report(problem.jacobian, weighed.chosen)
     draws = problem.constrain(drawn.points)
     missed = modes.unvisited(problem, weighed, drawn.points)
-    findings = missed + check.hmc(draws, drawn.stats, dataclasses.asdict(options))
+    findings = stopped(chains.interrupted, drawn.points.shape[1], chains.wanted) + missed
+    findings += check.hmc(draws, drawn.stats, dataclasses.asdict(options))
     findings += edge.findings(weighed.found.optimiser, drawn.points, drawn.stats["diverging"])
-    if chains.interrupted:
-        made = drawn.points.shape[1]
-        findings = (
-            f"Interrupted: {made} of {chains.wanted} draws per chain are kept. Run again for all of them.",
-            *findings,
-        )
     info = {
         "options": dataclasses.asdict(options),
         "agreement": report.sentence,

@@ -63,6 +63,13 @@ class Starts:
         return words + "."
 
 
+def stopped(interrupted: bool, made: int, wanted: int) -> tuple[str, ...]:
+    """What is said of a run that the user has stopped; `made` and `wanted` are draws per chain."""
+    if not interrupted:
+        return ()
+    return (f"Interrupted: {made} of {wanted} draws per chain are kept. Run again for all of them.",)
+
+
 @dataclass(frozen=True)
 class Result:
     """Draws from the posterior, or its mode, with what was seen on the way.

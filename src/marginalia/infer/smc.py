@@ -94,10 +94,12 @@ def run(
     """
     clock = time.perf_counter()
     mover = Mover(problem, Bridge(problem), options)
-    runs: list[Run] | None = checkpoint.load()
-    if runs is None:
-        seeds = [int(bits[0]) for bits in key_data(rng, options.chains)]
-        runs = [mover.first(seed) for seed in seeds]
+    saved: list[Run] | None = checkpoint.load()
+    runs = [mover.first(int(bits[0])) for bits in key_data(rng, options.chains)] if saved is None else saved
+
+    def kept() -> list[Run]:
+        return runs
+
     progress.stage("temperature (of 1000)", 1000)
     with ThreadPoolExecutor(min(workers(), len(runs))) as pool:
         try:
@@ -105,11 +107,9 @@ def run(
                 runs = list(pool.map(in_float64(mover.step), runs))
                 coldest = min(one.betas[-1] for one in runs)
                 progress.update(int(1000 * coldest), f"log evidence {runs[0].log_evidence:.2f}")
-                now = runs
-                checkpoint.save(lambda now=now: now)  # type: ignore[misc]
+                checkpoint.save(kept)
         except KeyboardInterrupt:
-            now = runs
-            checkpoint.save(lambda: now, now=True)
+            checkpoint.save(kept, now=True)
             raise
     draws = problem.constrain(np.stack([one.points for one in runs]))
     stats = {"lp": np.stack([one.prior + one.likelihood for one in runs])}

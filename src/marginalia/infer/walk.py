@@ -18,7 +18,7 @@ from marginalia.infer.checkpoint import Checkpoint
 from marginalia.infer.cloud import cloud_root
 from marginalia.infer.problem import Problem, key_data
 from marginalia.infer.progress import Progress
-from marginalia.infer.result import Result
+from marginalia.infer.result import Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
@@ -56,10 +56,7 @@ def sample(
 ) -> Result:
     """Draw from the posterior; what is wrong with the draws themselves is left to the caller to find.
 
-    Raises:
-        FitError: No start has a finite density.
-        KeyboardInterrupt: Stopped by the user before there was one draw after tuning. Later the draws made so
-            far are returned, and the findings say so.
+    What it raises, and what an interrupt does, are as in `nuts.run`.
     """
     clock = time.perf_counter()
     size, steps = problem.dimension, options.tune + options.draws
@@ -129,10 +126,7 @@ def sample(
         raise KeyboardInterrupt
     points, lp, numbers = (chains.part(i, options.tune, length) for i in range(3))
     report = weighed.found.report(problem.jacobian, weighed.chosen)
-    findings = modes.unvisited(problem, weighed, points)
-    if chains.interrupted:
-        made = f"{points.shape[1]} of {options.draws} draws per chain are kept"
-        findings = (f"Interrupted: {made}. Run again for all of them.", *findings)
+    findings = stopped(chains.interrupted, points.shape[1], options.draws) + modes.unvisited(problem, weighed, points)
     info = {
         "options": dataclasses.asdict(options),
         "agreement": report.sentence,

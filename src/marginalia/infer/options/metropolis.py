@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marginalia.infer.options.validate import whole
+from marginalia.infer.options.validate import of_chains, whole
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,5 @@ class Metropolis:
     starts: int | None = None
 
     def __post_init__(self) -> None:
-        whole(self, "draws", 1)
-        whole(self, "tune", 0)
-        whole(self, "chains", 1)
+        of_chains(self)
         whole(self, "thin", 1, or_none=True)
-        whole(self, "starts", 1, or_none=True)

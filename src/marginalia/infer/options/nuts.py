@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marginalia.infer.options.validate import fraction, one_of, whole
+from marginalia.infer.options.validate import fraction, of_chains, one_of, whole
 
 METRICS = ("diagonal", "dense")
 
@@ -44,11 +44,8 @@ class NUTS:
     max_draws: int | None = None
 
     def __post_init__(self) -> None:
-        whole(self, "draws", 1)
-        whole(self, "tune", 0)
-        whole(self, "chains", 1)
+        of_chains(self)
         whole(self, "max_tree_depth", 1)
-        whole(self, "starts", 1, or_none=True)
         whole(self, "max_draws", 1, or_none=True)
         if self.metric is not None:
             one_of(self, "metric", METRICS)

@@ -17,6 +17,14 @@ def whole(owner: object, name: str, least: int, *, or_none: bool = False) -> Non
         refuse(owner, name, expected, value)
 
 
+def of_chains(owner: object) -> None:
+    """Refuse senseless values of what all samplers of chains have in common: draws, tune, chains and starts."""
+    whole(owner, "draws", 1)
+    whole(owner, "tune", 0)
+    whole(owner, "chains", 1)
+    whole(owner, "starts", 1, or_none=True)
+
+
 def flag(owner: object, name: str) -> None:
     """Refuse a value that is neither True nor False."""
     value = getattr(owner, name)
