@@ -63,10 +63,11 @@ def fitting_of(program: Callable[..., None], first: np.ndarray) -> Iterator[Call
     kernel, engine = marginal.kernel, OnDraws(marginal)
     problem = Problem(marginal, jacobian=True)
 
-    def same_problem(other: Any, *, jacobian: bool, one_labelling: Any) -> Problem:
+    def same_problem(other: Any, *, jacobian: bool, one_labelling: Any, mirrors: Any) -> Problem:
         if not jacobian:
             raise RuntimeError("the density here has the Jacobian")
-        problem.marginal, problem.data, problem.one_labelling = other, other.kernel.data, one_labelling
+        problem.marginal, problem.data = other, other.kernel.data
+        problem.one_labelling, problem.mirrors = one_labelling, mirrors
         return problem
 
     def same_engine(other: Any) -> OnDraws:
