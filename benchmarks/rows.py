@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import density, markov, million, scaling
+from benchmarks import density, markov, million, scaling, w1
 from benchmarks.contest import Row
 
-ROWS: tuple[Row, ...] = (*density.ROWS, *markov.ROWS, *scaling.ROWS, *million.ROWS)
+ROWS: tuple[Row, ...] = (*density.ROWS, *markov.ROWS, *scaling.ROWS, *million.ROWS, *w1.ROWS)
 
 
 def find(key: str) -> Row:
