@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import density, markov, million, scaling, w1
+from benchmarks import density, markov, million, plane, scaling, w1, w2
 from benchmarks.contest import Row
 
-ROWS: tuple[Row, ...] = (*density.ROWS, *markov.ROWS, *scaling.ROWS, *million.ROWS, *w1.ROWS)
+ROWS: tuple[Row, ...] = (*density.ROWS, *markov.ROWS, *scaling.ROWS, *million.ROWS, *w1.ROWS, *w2.ROWS, *plane.ROWS)
 
 
 def find(key: str) -> Row:

@@ -31,19 +31,20 @@ def _seconds(info: Mapping[str, Any]) -> dict[str, float]:
 
 def by_numpyro(
     model: Callable[..., Any], y: np.ndarray, *, draws: int, tune: int, chains: int, dtype: str = "float32",
-    parallel: int = 1,
+    parallel: int = 1, start: Mapping[str, np.ndarray] | None = None,
 ) -> Outcome:  # fmt: skip
     """NumPyro's NUTS on a program without discretes, or on one that it enumerates itself."""
     import jax
     import numpyro
-    from numpyro.infer import MCMC, NUTS
+    from numpyro.infer import MCMC, NUTS, init_to_uniform, init_to_value
 
     jax.config.update("jax_enable_x64", dtype == "float64")
     if parallel > 1:
         numpyro.set_host_device_count(parallel)
     how = "parallel" if parallel > 1 else "vectorized"
+    begin = init_to_value(values=dict(start)) if start else init_to_uniform
     mcmc = MCMC(
-        NUTS(model), num_warmup=tune, num_samples=draws, num_chains=chains, chain_method=how, progress_bar=False
+        NUTS(model, init_strategy=begin), num_warmup=tune, num_samples=draws, num_chains=chains, chain_method=how, progress_bar=False
     )
     with warnings.catch_warnings():
         # it counts on as many devices as chains; fewer work in turn
