@@ -1,6 +1,6 @@
 # marginalia needs make and some Python 3.12 or newer (or uv). Everything is set up in .venv, once.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test validate nightly calibrate lint clean
+.PHONY: help install demo test validate nightly calibrate bench lint clean
 
 BIN := .venv/bin
 SETUP := pyproject.toml constraints.txt tools/setup.sh
@@ -26,6 +26,9 @@ nightly: .venv/.installed-dev  ## 10 000 random programs against brute force (ho
 calibrate: .venv/.installed-dev  ## ranks of true values among draws, 200 data sets a method (half an hour)
 	$(BIN)/python tests/calibration/calibrate.py --results build/calibration.jsonl --out docs/images/calibration.png
 
+bench: .venv/.installed-bench  ## time beside the peers (hours; BENCH="--only w1 --ours" for less: docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.run $(BENCH)
+
 lint: .venv/.installed-dev     ## check style and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -39,3 +42,6 @@ clean:           ## remove what was built, .venv included
 
 .venv/.installed-dev: $(SETUP)
 	@sh tools/setup.sh dev
+
+.venv/.installed-bench: $(SETUP)
+	@sh tools/setup.sh bench

@@ -96,11 +96,19 @@ def disagreements(answers: Mapping[str, Mapping[str, Answer]], sigmas: float = S
             if a.values.shape != b.values.shape:
                 found.append(f"{quantity}: {first} gives {a.values.shape} numbers, {second} {b.values.shape}")
                 continue
-            apart = np.abs(a.values - b.values) / np.hypot(a.error, b.error)
-            worst = float(np.max(np.where(np.isfinite(apart), apart, np.inf)))
+            worst = _errors_apart(a, b)
             if worst > sigmas:
                 found.append(f"{quantity}: {first} and {second} are {worst:.1f} errors apart")
     return found
+
+
+def _errors_apart(a: Answer, b: Answer) -> float:
+    """The largest distance in combined errors; infinite where either has no number."""
+    if not all(np.isfinite(part).all() for part in (a.values, b.values, a.error, b.error)):
+        return float("inf")
+    distance = np.abs(a.values - b.values)
+    with np.errstate(divide="ignore"):  # different values without an error are infinitely far apart, equal ones not
+        return float(np.max(np.divide(distance, np.hypot(a.error, b.error), where=distance > 0, out=0 * distance)))
 
 
 def to_file(outcome: Outcome, path: Path) -> None:

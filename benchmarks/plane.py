@@ -20,7 +20,7 @@ W4_SD = [0.0085, 0.0038, 0.0086, 0.0039, 0.0015, 0.0015]
 
 def points(large: bool) -> np.ndarray:
     """The 100 rows of W3, or the 100 000 that follow in the same random state."""
-    state = np.random.RandomState(123)  # noqa: NPY002 - this is how the workflow defines its data
+    state = np.random.RandomState(123)  # this is how the workflow defines its data
 
     def rows(count: int) -> np.ndarray:
         chosen = np.array([state.multinomial(1, [0.2, 0.8]) for _ in range(count)])
@@ -103,7 +103,9 @@ def pymc_advi(large: bool, steps: int) -> Outcome:
     model = _model_of_pymc(pm, batch, 0.1 if large else 1.0, len(y) if large else None)
     with model:
         # its default steps of 0.001 need many thousands from anywhere
-        fitted = pm.fit(steps, method="advi", random_seed=1, progressbar=False, obj_optimizer=pm.adagrad(learning_rate=0.1))
+        fitted = pm.fit(
+            steps, method="advi", random_seed=1, progressbar=False, obj_optimizer=pm.adagrad(learning_rate=0.1)
+        )
         found = fitted.sample(4000, random_seed=2)
     found = Outcome(draws={name: found.posterior[name].values for name in ("mu", "pi")})
     return approximated(found, np.array(W4_SD) if large else ADVI_SD, 1.0 if large else 0.1)
@@ -111,9 +113,7 @@ def pymc_advi(large: bool, steps: int) -> Outcome:
 
 def pymc_full(nutpie: bool) -> Outcome:
     y = points(True)
-    return samplers.by_pymc(
-        lambda pm: _model_of_pymc(pm, y, 1.0), draws=1000, tune=1000, chains=2, nutpie=nutpie
-    )
+    return samplers.by_pymc(lambda pm: _model_of_pymc(pm, y, 1.0), draws=1000, tune=1000, chains=2, nutpie=nutpie)
 
 
 def numpyro_full() -> Outcome:

@@ -44,7 +44,12 @@ def by_numpyro(
     how = "parallel" if parallel > 1 else "vectorized"
     begin = init_to_value(values=dict(start)) if start else init_to_uniform
     mcmc = MCMC(
-        NUTS(model, init_strategy=begin), num_warmup=tune, num_samples=draws, num_chains=chains, chain_method=how, progress_bar=False
+        NUTS(model, init_strategy=begin),
+        num_warmup=tune,
+        num_samples=draws,
+        num_chains=chains,
+        chain_method=how,
+        progress_bar=False,
     )
     with warnings.catch_warnings():
         # it counts on as many devices as chains; fewer work in turn

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Set up .venv: `tools/setup.sh run` for the command alone, `tools/setup.sh dev` for tests and linters as well.
+# Set up .venv: `tools/setup.sh run` for the command alone, `tools/setup.sh dev` for tests and linters as well,
+# `tools/setup.sh bench` with the peers of the benchmarks.
 # Takes the first Python >= 3.12 that really runs and can make environments, else uv.
 set -eu
 kind=${1:-dev}
@@ -7,7 +8,8 @@ venv=.venv
 case $kind in
     run) target=.; what="marginalia" ;;
     dev) target='.[test,lint]'; what="marginalia with its test and lint tools" ;;
-    *) echo "usage: tools/setup.sh run|dev" >&2; exit 2 ;;
+    bench) target='.[bench]'; what="marginalia with the libraries that it is measured against" ;;
+    *) echo "usage: tools/setup.sh run|dev|bench" >&2; exit 2 ;;
 esac
 
 # A name on the PATH may be a shim that fails, too old, or a Python without venv: only running it tells.
@@ -47,4 +49,4 @@ else
 fi
 
 touch $venv/.installed-run
-if [ "$kind" = dev ]; then touch $venv/.installed-dev; fi
+if [ "$kind" != run ]; then touch "$venv/.installed-$kind"; fi
