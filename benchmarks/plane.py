@@ -64,7 +64,7 @@ def model_of_numpyro(y: Any, precision: float = 1.0, total: int | None = None, b
 
     pi = numpyro.sample("pi", dist.Dirichlet(jnp.full(2, 0.1)))
     mu = numpyro.sample("mu", dist.MultivariateNormal(jnp.zeros(2), jnp.eye(2) / precision).expand([2]))
-    parts = dist.MultivariateNormal(mu, jnp.eye(2))
+    parts = dist.Normal(mu, 1.0).to_event(1)  # unit covariances: the same density without factorisations
     with numpyro.plate("obs", total or len(y), subsample_size=batch):
         rows = numpyro.subsample(y, event_dim=1)
         numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(pi), parts), obs=rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -84,16 +85,24 @@ def contest(row: Row, options: argparse.Namespace) -> Measured:
 def _measure(
     row: Row, contender: Contender, folder: Path, options: argparse.Namespace, measured: Measured
 ) -> dict[str, Answer] | None:
+    used = _processor_seconds()
     wall, problem = run(row, contender, folder, options)
     if problem:
         measured.skipped[contender.name] = problem
         print(f"{row.key:<18} {contender.name:<24} {problem}", flush=True)
         return None
     figures, answers = judging.settle(row, from_file(folder / "outcome"), wall)
+    figures["cpu_s"] = _processor_seconds() - used
     measured.add(contender.name, figures)
-    about = f"{judging.short(figures[row.figure]):>9} {row.unit:<10} whole process {wall:6.1f} s"
-    print(f"{row.key:<18} {contender.name:<24} {about}", flush=True)
+    about = f"{row.key:<18} {contender.name:<24} {judging.short(figures[row.figure]):>9} {row.unit:<10}"
+    print(f"{about} whole process {wall:6.1f} s, processor {figures['cpu_s']:6.1f} s", flush=True)
     return answers
+
+
+def _processor_seconds() -> float:
+    """Of all children that ended: what a machine busy with other work does not change."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run(row: Row, contender: Contender, folder: Path, options: argparse.Namespace) -> tuple[float, str]:

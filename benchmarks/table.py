@@ -43,7 +43,18 @@ def markdown(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *body]) + "\n"
 
 
-CONTENDERS = ("row", "contender", "median", "least to most", "unit", "whole process s", "compile s", "MB", "effective")
+CONTENDERS = (
+    "row",
+    "contender",
+    "median",
+    "least to most",
+    "unit",
+    "whole process s",
+    "processor s",
+    "compile s",
+    "MB",
+    "effective",
+)
 
 
 def of_contenders(rows: Sequence[Row], measured: Mapping[str, Measured]) -> list[tuple[str, ...]]:
@@ -56,7 +67,9 @@ def of_contenders(rows: Sequence[Row], measured: Mapping[str, Measured]) -> list
         for contender in row.contenders:
             values = figures.get(row.figure, {}).get(contender.name)
             if not values:
-                found.append((row.key, contender.name, skipped.get(contender.name, "not run"), *[""] * 6))
+                found.append(
+                    (row.key, contender.name, skipped.get(contender.name, "not run"), *[""] * (len(CONTENDERS) - 3))
+                )
                 continue
 
             def other(name: str, who: str = contender.name, figures: dict = figures) -> str:
@@ -64,7 +77,7 @@ def of_contenders(rows: Sequence[Row], measured: Mapping[str, Measured]) -> list
                 return short(float(np.median(there))) if there else ""
 
             spread = f"{short(min(values))} to {short(max(values))}"
-            more = [other(name) for name in ("wall_s", "compile_s", "peak_mb", "effective")]
+            more = [other(name) for name in ("wall_s", "cpu_s", "compile_s", "peak_mb", "effective")]
             found.append((row.key, contender.name, short(float(np.median(values))), spread, row.unit, *more))
     return found
 
