@@ -231,6 +231,31 @@ def funnel(scale: float = 1.5, count: int = 3) -> Exact:
     return Exact(model, (y,), {"v": lambda d: d["v"]}, *known, log_density, 1)
 
 
+def schools() -> Exact:
+    """Eight schools (Rubin 1981): the density has no top, as it grows without bound where the spread tau goes to 0."""
+    y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+    error = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 5))
+        tau = numpyro.sample("tau", dist.HalfCauchy(5))
+        with numpyro.plate("school", len(y)):
+            theta = numpyro.sample("theta", dist.Normal(mu, tau))
+            numpyro.sample("y", dist.Normal(theta, error), obs=y)
+
+    def log_density(mu, log_tau):
+        tau = np.exp(log_tau)
+        out = stats.norm.logpdf(mu, 0, 5) + stats.halfcauchy.logpdf(tau, scale=5) + log_tau
+        for value, sd in zip(y, error, strict=True):
+            out = out + stats.norm.logpdf(value, mu, np.hypot(sd, tau))
+        return out
+
+    axes = [_middles(-25, 35, 300), _middles(-12, 8, 800)]
+    known = _on_grid(log_density, axes, {"mu": lambda mu, t: mu, "log tau": lambda mu, t: t})
+    functions = {"mu": lambda d: d["mu"], "log tau": lambda d: np.log(d["tau"])}
+    return Exact(model, (y,), functions, *known, log_density, 2)
+
+
 MODELS: dict[str, Callable[[], Exact]] = {
     "conjugate": conjugate,
     "mixture": mixture,

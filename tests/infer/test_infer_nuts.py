@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from exact import schools
 from fake import assert_log_density, assert_moments, correlated_gaussian, gaussian_mixture
 
 from marginalia import infer
@@ -12,6 +13,8 @@ from marginalia.infer.optimise import Optimiser
 from marginalia.infer.options import NUTS
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Silent
+from marginalia.infer.result import UNBOUNDED
+from marginalia.marginal import marginalize
 from marginalia.precision import float64
 
 STATS = {
@@ -122,6 +125,17 @@ def test_modes_that_are_not_copies_are_said():
     maxima = [mode for mode in result.starts.modes if mode.kind == "maximum"]
     assert len(maxima) > 1
     assert any("modes of comparable weight" in finding for finding in result.findings)
+
+
+def test_where_every_start_runs_away_chains_begin_below_the_spike():
+    model = schools()
+    options = NUTS(draws=500, tune=300, chains=2, starts=32, target_accept=0.9)
+    result = infer.run(marginalize(model.model, *model.args), options, random_seed=1, progressbar=False)
+    assert {mode.kind for mode in result.starts.modes} == {UNBOUNDED}
+    assert max(mode.params["tau"] for mode in result.starts.modes) < 1e-9
+    assert not result.stats["reached_max_tree_depth"].all()
+    for name, score in model.errors(result.draws).items():
+        assert score < 4, name
 
 
 def test_divergences_at_a_hard_edge_are_told_from_others():

@@ -180,10 +180,11 @@ def _frame(problem: Problem, weighed: modes.Modes, family: str) -> tuple[Frame, 
     """Coordinates at the heaviest mode, in the copy whose components are in increasing order, and its curvature."""
     place = weighed.found.places[weighed.chosen]
     curvature: Curvature | None = weighed.comparable[0].curvature if weighed.comparable else None
-    copy = ordered_copy(problem, weighed.found.optimiser, place)
+    away = weighed.found.below is not None  # the place is no mode, so its copies are of no interest
+    copy = None if away else ordered_copy(problem, weighed.found.optimiser, place)
     if copy is not None and curvature is not None:
         curvature = curvature_at(weighed.found.optimiser, copy, place.log_density)
-    return guides.frame_at(place.point if copy is None else copy, curvature, family), curvature
+    return guides.frame_at(weighed.centre if copy is None else copy, curvature, family), curvature
 
 
 def ordered_copy(problem: Problem, optimiser: Optimiser, place: starts.Place) -> np.ndarray | None:

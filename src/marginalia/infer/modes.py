@@ -67,6 +67,13 @@ class Modes:
         return self.comparable[0].place if self.comparable else 0
 
     @property
+    def centre(self) -> np.ndarray:
+        """Where sampling begins: the heaviest mode, or the place that was found instead of one, `(dimension,)`."""
+        if self.comparable:
+            return self.comparable[0].point
+        return self.found.places[0].point if self.found.below is None else self.found.below
+
+    @property
     def rivals(self) -> tuple[Weighed, ...]:
         """Modes of comparable mass besides the heaviest."""
         return self.comparable[1:]
@@ -116,7 +123,7 @@ def around(
     Raises:
         FitError: The density is not finite there.
     """
-    centre = modes.comparable[mode].point if modes.comparable else modes.found.places[0].point
+    centre = modes.comparable[mode].point if mode else modes.centre
     root = modes.comparable[mode].curvature.root if modes.comparable else np.eye(problem.dimension) * PLAIN_JITTER
     scale = np.ones(count)
     points = np.empty((count, problem.dimension))

@@ -80,12 +80,13 @@ class Optimiser:
         ends = list(in_threads(lambda point: self._call(point, 1), list(points)))
         return np.array([-end[1] for end in ends]), np.stack([-end[2] for end in ends])
 
-    def climb(self, points: np.ndarray, progress: Progress) -> Climb:
-        """Maximise from each of `points` `(n, dimension)`; all must have a finite density."""
+    def climb(self, points: np.ndarray, progress: Progress, steps: int | None = None) -> Climb:
+        """Maximise from each of `points` `(n, dimension)`, in fewer `steps` if told; all must have a finite density."""
+        limit = 1 + (self._steps if steps is None else min(steps, self._steps))
         ends: list[tuple[np.ndarray, ...]] = []
         interrupted, best = False, -np.inf
         try:
-            for end in in_threads(lambda point: self._call(point, self._steps + 1), list(points)):
+            for end in in_threads(lambda point: self._call(point, limit), list(points)):
                 ends.append(end)
                 best = max(best, -float(end[1]))
                 progress.update(len(ends), f"best log density {best:.2f}")

@@ -26,13 +26,13 @@ def search(
     if saved is not None:
         rng.bit_generator.state = saved["rng"]
         optimiser = Optimiser(problem, START_STEPS)
-        found = starts.Found(saved["places"], saved["total"], optimiser, False, saved["mirrors"])
+        found = starts.Found(saved["places"], saved["total"], optimiser, False, saved["mirrors"], saved["below"])
         return modes.Modes(found, saved["comparable"], saved["minor"])
     found = starts.find(problem, asked, START_STEPS, rng, progress)
     if found.interrupted:
         raise KeyboardInterrupt
     weighed = modes.weigh(found)
-    state = {"places": found.places, "total": found.total, "mirrors": found.mirrors}
+    state = {"places": found.places, "total": found.total, "mirrors": found.mirrors, "below": found.below}
     state |= {"comparable": weighed.comparable, "minor": weighed.minor}
     checkpoint.save(lambda: {**state, "rng": rng.bit_generator.state}, now=True)
     return weighed

@@ -23,6 +23,7 @@ FEWEST_STARTS = 8
 STARTS_BUDGET = 5_000_000
 CANDIDATES_PER_START = 4
 FEWEST_CANDIDATES = 64
+FEW_STEPS = 10  # bring a start near the data, but not far up a spike
 CANDIDATE_ROUNDS = 10
 BLAMED = 16  # impossible candidates that are looked into to say what is impossible
 SAME_MODE = 0.01  # nats: ends further apart are different modes
@@ -63,9 +64,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """All places, proper maxima first, each kind by falling density.
+    """What the starts found.
 
-    `mirrors` are the sites that are reflected when two labels change places, a tuple for each pair of labels.
+    Attributes:
+        places: Where they ended, proper maxima first, each kind by falling density.
+        total: How many there were.
+        optimiser: It can go on from any point.
+        interrupted: Whether the user stopped them.
+        mirrors: The sites that are reflected when two labels change places, a tuple for each pair of labels.
+        below: Where every start ran away, up the spike of a group's spread, say, a point that has most likely more
+            mass around it: that of the median height among the starts after a few steps.
     """
 
     places: tuple[Place, ...]
@@ -73,6 +81,7 @@ class Found:
     optimiser: Optimiser
     interrupted: bool
     mirrors: tuple[tuple[str, ...], ...] = ()
+    below: np.ndarray | None = None
 
     def report(self, jacobian: bool, chosen: int = 0) -> Starts:
         """The public account of the modes, the chosen one first."""
@@ -116,7 +125,11 @@ def find(problem: Problem, asked: int | None, steps: int, rng: np.random.Generat
         mirrors = problem.mirrors(problem.constrain(pool.points[:FEWEST_CANDIDATES]))
         groups = _groups(ends.log_density, features(problem, params, mirrors)) if mirrors else groups
     places = _places(problem, optimiser, ends, params, groups, span)
-    return Found(places, len(ends.points), optimiser, ends.interrupted, mirrors)
+    below = None
+    if places[0].kind == UNBOUNDED and not ends.interrupted:
+        few = optimiser.climb(chosen, Silent(), FEW_STEPS)
+        below = few.points[np.argsort(few.log_density, kind="stable")[len(few.points) // 2]]
+    return Found(places, len(ends.points), optimiser, ends.interrupted, mirrors, below)
 
 
 def _screened(problem: Problem, optimiser: Optimiser, total: int, rng: np.random.Generator) -> tuple[_Pool, np.ndarray]:
