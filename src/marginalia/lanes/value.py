@@ -154,6 +154,9 @@ def aligned(values: Sequence[Value], shape: tuple[int, ...]) -> tuple[tuple[Lane
     guard(lanes, shape, [v.physical for v in values])
     tables = [table_over(v, lanes) for v in values]
     common = np.broadcast_shapes(*[tuple(t.shape) for t in tables])
+    if not all(isinstance(t, np.ndarray) for t in tables):
+        # A constant repeated in NumPy would be written out in the compiled program.
+        tables = [t if tuple(t.shape) == common else jnp.asarray(t) for t in tables]
     return lanes, [broadcast(t, common) for t in tables]
 
 

@@ -35,7 +35,9 @@ from marginalia.marginal.graph import Graph, Scope, build_graph
 from marginalia.marginal.plan import Plan, make_plan
 from marginalia.marginal.tabulate import Factor, Part, States, alike_terms, apart, tabulate
 from marginalia.marginal.units import find_units
+from marginalia.precision import float64
 from marginalia.program import Program
+from marginalia.rows.streaming import Streamed, Whole, stream
 
 
 class Kernel:
@@ -49,7 +51,7 @@ class Kernel:
         self.program = program
         self.open_data = open_data
         self.states = States.of(program)
-        self.data: tuple[Any, ...] = tuple(program.jaxpr.consts)
+        self.closed: tuple[Any, ...] = tuple(program.jaxpr.consts)
         self.limits = bounds.current()
         self._settle_structure(counting)
 
@@ -85,7 +87,7 @@ class Kernel:
             return 0
 
         self.register = register
-        jax.eval_shape(run, self.abstract_params(), self.data)
+        jax.eval_shape(run, self.abstract_params(), self.closed)
         self.factors: tuple[Part, ...] = tuple(
             Part(f.terms, f.stacked, f.axes, Scope(f.value.shape, f.value.lanes), f.scale) for f in found
         )
@@ -100,7 +102,22 @@ class Kernel:
         """All factors as tables, under the limits that held when the program was read."""
         register = Register(int(self.states.offsets[-1]), closed=not self.counting)
         with bounds.under(self.limits):
-            return tabulate(self.program, self.states, params, data, self.alike, register, self.open_data)
+            return tabulate(
+                self.program, self.states, params, data[: len(self.closed)], self.alike, register, self.open_data
+            )
+
+    @functools.cached_property
+    def by_rows(self) -> Streamed | Whole:
+        """The density in blocks of the data's rows, or why it is evaluated whole."""
+        if self.open_data:
+            return Whole("its data are not known beforehand")
+        with float64():
+            return stream(self.log_density_whole, self.abstract_params(), self.closed)
+
+    @functools.cached_property
+    def data(self) -> tuple[Any, ...]:
+        """What the program closes over, then what is computed from that once for an evaluation by rows."""
+        return (*self.closed, *(self.by_rows.data if isinstance(self.by_rows, Streamed) else ()))
 
     def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {n: jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for n, s in self.program.latents.items()}
@@ -109,6 +126,12 @@ class Kernel:
 
     def log_density(self, params: Mapping[str, Any], data: Any) -> Any:
         """log p(observed, params), the discretes summed out; a scalar, no Jacobian."""
+        if isinstance(self.by_rows, Streamed):
+            return self.by_rows(params, data[len(self.closed) :])
+        return self.log_density_whole(params, data)
+
+    def log_density_whole(self, params: Mapping[str, Any], data: Any) -> Any:
+        """The same with all rows at once."""
         factors = self.tabulate(params, data)
         total = sum((_total(f) for f in factors if not f.value.lanes), jnp.zeros(()))
         tables = _tables(factors)
