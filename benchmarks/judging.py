@@ -45,6 +45,8 @@ class Verdict:
 
 def settle(row: Row, outcome: Outcome, wall: float) -> tuple[dict[str, float], dict[str, Answer]]:
     """Figures of one run, the time of its whole process among them, and its answers."""
+    # what ran a second time, to see what that costs, is not part of the process that is timed
+    wall -= outcome.figures.get("again_s", 0.0)
     figures, answers = {**outcome.figures, "wall_s": wall}, dict(outcome.answers)
     if outcome.draws and row.columns:
         values = row.columns(outcome.draws)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from benchmarks.judging import Measured
 from benchmarks.rows import ROWS
 
 ROOT = Path(__file__).parent.parent
+# the last line of a traceback, whatever a library prints after it
+ERROR = re.compile(r"^(?:[A-Za-z_]+\.)*([A-Z]\w*: .*)$", re.MULTILINE)
 
 
 def main() -> int:
@@ -39,11 +42,24 @@ def main() -> int:
     table.write_csv(options.out / "contenders.csv", table.CONTENDERS, contenders)
     table.picture(options.out / "table.png", in_table, measured)
     if options.docs:
-        table.write_csv(ROOT / "docs" / "benchmarks.csv", table.HEADS, body)
-        table.picture(ROOT / "docs" / "images" / "benchmarks.png", in_table, measured)
+        _write_docs(in_table, measured)
     wrong = [f"{row.key}: {words}" for row in in_table for words in measured[row.key].disagreements]
     print("\n".join(["", "DIFFERENT ANSWERS", *wrong] if wrong else ["", "All contenders gave the same answers."]))
     return 1 if wrong else 0
+
+
+def _write_docs(rows: list[Row], measured: dict[str, Measured]) -> None:
+    docs = ROOT / "docs"
+    body, contenders = table.lines(rows, measured), table.of_contenders(rows, measured)
+    table.write_csv(docs / "benchmarks.csv", table.CONTENDERS, contenders)
+    table.picture(docs / "images" / "benchmarks.png", rows, measured)
+    page = docs / "benchmarks.md"
+    text = page.read_text(encoding="utf-8")
+    for name, lines in (("goals", table.markdown(table.HEADS, body)), ("rows", table.of_rows(rows))):
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        head, rest = text.split(begin)
+        text = f"{head}{begin}{lines}{end}{rest.split(end)[1]}"
+    page.write_text(text, encoding="utf-8")
 
 
 def chosen(only: str) -> list[Row]:
@@ -125,9 +141,9 @@ def run(row: Row, contender: Contender, folder: Path, options: argparse.Namespac
         return wall, ""
     if options.verbose:
         print(done.stderr, file=sys.stderr)
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    killed = f"more than {options.memory:g} GB, or killed" if done.returncode < 0 else last
-    return wall, f"failed: {killed[:100]}"
+    said = ERROR.findall(done.stderr) or ["no message"]
+    why = f"more than {options.memory:g} GB, or killed" if done.returncode < 0 else said[-1]
+    return wall, f"failed: {why[:100]}"
 
 
 def _options() -> argparse.Namespace:

@@ -43,6 +43,11 @@ def markdown(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [heads, ["---"] * len(heads), *body]) + "\n"
 
 
+def of_rows(rows: Sequence[Row]) -> str:
+    """What each row is, as a list for the docs."""
+    return "".join(f"- `{row.key}`: {row.what}. {row.note}".rstrip() + "\n" for row in rows)
+
+
 CONTENDERS = (
     "row",
     "contender",
