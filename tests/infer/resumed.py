@@ -24,6 +24,7 @@ from marginalia.infer.result import Result
 
 METHODS = {
     "nuts": mg.NUTS(draws=100, tune=100, chains=2, starts=4),
+    "low-rank": mg.NUTS(draws=100, tune=150, chains=2, starts=4, metric="low-rank"),
     "advi": mg.ADVI(draws=50, steps=600, starts=4),
     "ensemble": mg.Ensemble(draws=50, tune=50, chains=8, superchains=4, starts=4),
     "laplace": mg.Laplace(draws=500, starts=4),

@@ -78,7 +78,7 @@ def test_killed_twenty_times_at_any_moment_it_ends_in_the_same_draws(method, tmp
         "advi",
         "smc",
         "laplace",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("ensemble", "metropolis", "slice", "auto")),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("ensemble", "metropolis", "slice", "auto", "low-rank")),
     ],
 )
 def test_stopped_and_resumed_it_ends_in_the_same_draws(method, tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ from marginalia.infer.driver import METHODS
         (
             lambda: infer.NUTS(metric="full"),
             "NUTS: the option 'metric' has a value that makes no sense. "
-            "Expected one of 'diagonal', 'dense'. Got 'full'.",
+            "Expected one of 'diagonal', 'dense', 'low-rank'. Got 'full'.",
         ),
         (
             lambda: infer.MAP(starts=2.5),

@@ -39,9 +39,8 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
 from marginalia.infer import chains as threads
-from marginalia.infer import check, edge, modes
+from marginalia.infer import check, edge, lowrank, modes
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint
-from marginalia.infer.curvature import MOST_DIMENSIONS
 from marginalia.infer.options import NUTS
 from marginalia.infer.problem import Problem, as_key, key_data
 from marginalia.infer.progress import Progress
@@ -50,6 +49,9 @@ from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
 BLOCK = 50  # steps in one compiled call: between two of them there is progress and a chance to stop
+LOW_RANK = "low-rank"
+MOST_DENSE = 50  # parameters, where the metric is not asked for: a warm-up's draws do not tell more correlations
+FEWEST_STAGED = 100  # steps of tuning that are worth two halves
 MOST_HALVINGS = 4  # of the step size, where draws diverged and the run may be prolonged
 HOPELESS_RHAT = 1.2  # after the first doubling: such chains sit in different modes, and more draws do not help
 
@@ -111,7 +113,11 @@ def sample(
         chains = sampler.restore(saved)
     else:
         begin = _begin(problem, weighed, options, rng)
-        chains = sampler.start(begin, key_data(rng, options.chains))
+        frame = _first_frame(problem, weighed) if sampler.metric == LOW_RANK else None
+        bits = key_data(rng, options.chains)
+        chains = sampler.start(begin, bits, frame, key_data(rng, options.chains) if sampler.staged else None)
+    if chains.later is not None:
+        chains = _second_stage(sampler, chains, weighed, progress, checkpoint.part("chains"))
     drawn = _until_content(problem, sampler, chains, progress, checkpoint.part("chains"))
     report = weighed.found.report(problem.jacobian, weighed.chosen)
     draws = problem.constrain(drawn.points)
@@ -168,19 +174,53 @@ def _until_content(
 def _begin(problem: Problem, weighed: modes.Modes, options: NUTS, rng: np.random.Generator) -> Begin:
     """All chains begin around the mode of the largest mass, so at the same labelling of the components."""
     points, values, gradients = modes.around(problem, weighed, options.chains, rng)
-    dense = _dense(problem, options)
-    if not weighed.comparable:
-        metric = np.eye(problem.dimension) if dense else np.ones(problem.dimension)
+    kind = metric_of(problem, options)
+    if kind == LOW_RANK or not weighed.comparable:
+        metric = np.eye(problem.dimension) if kind == "dense" else np.ones(problem.dimension)
     else:
         covariance = weighed.comparable[0].curvature.covariance
-        metric = covariance if dense else np.diag(covariance).copy()
+        metric = covariance if kind == "dense" else np.diag(covariance).copy()
     return Begin(points, values, gradients, metric)
 
 
-def _dense(problem: Problem, options: NUTS) -> bool:
+def metric_of(problem: Problem, options: NUTS) -> str:
+    """The metric that is asked for, or the one that suits the number of parameters."""
     if options.metric is None:
-        return problem.dimension <= MOST_DIMENSIONS
-    return options.metric == "dense"
+        return "dense" if problem.dimension <= MOST_DENSE else LOW_RANK
+    return options.metric
+
+
+def _first_frame(problem: Problem, weighed: modes.Modes) -> lowrank.Frame:
+    """That of the curvature at the mode, where there is one."""
+    if not weighed.comparable:
+        return lowrank.plain(problem.dimension)
+    return lowrank.of_covariance(weighed.comparable[0].curvature.covariance)
+
+
+def _second_stage(
+    sampler: Sampler, chains: Chains, weighed: modes.Modes, progress: Progress, checkpoint: Checkpoint
+) -> Chains:
+    """The first half of the tuning, then chains that go on from there in the coordinates that all of them suggest.
+
+    Raises:
+        KeyboardInterrupt: Stopped by the user; the checkpoint goes on from there.
+    """
+    assert chains.later is not None
+    sampler.advance(chains, sampler.tune, progress, checkpoint)
+    if chains.interrupted:
+        raise KeyboardInterrupt
+    made = len(chains.pieces[0]) * sampler.block
+    points = chains.part(0, made // 2, made)
+    flat = points.reshape(-1, points.shape[2])
+    flat = flat[np.linspace(0, len(flat) - 1, min(len(flat), lowrank.MOST_DRAWS)).round().astype(int)]
+    ends = points[:, -1]
+    evaluate = weighed.found.optimiser.evaluate
+    frame = lowrank.of_draws(flat, evaluate(flat)[1])
+    begin = Begin(ends, *evaluate(ends), np.ones(ends.shape[1]))
+    again = sampler.start(begin, chains.later, frame, None)
+    again.spent = int(chains.part(4, 0, made).sum()) + len(flat) + len(ends)
+    checkpoint.save(again.kept, now=True)
+    return again
 
 
 @dataclass(frozen=True)
@@ -200,14 +240,22 @@ class Chains(threads.Chains):
         wanted: How many draws are to be made.
         first: The first step whose draw is kept.
         halvings: How often the step size was halved.
+        frame: The coordinates that they move in, where it is not the problem's own.
+        later: Where this is the first half of the tuning: the random bits of the second.
+        spent: Gradients evaluated before.
     """
 
     wanted: int = 0
     first: int = 0
     halvings: int = 0
+    frame: lowrank.Frame | None = None
+    later: np.ndarray | None = None
+    spent: int = 0
 
     def kept(self) -> dict[str, Any]:
-        return {**super().kept(), "wanted": self.wanted, "first": self.first, "halvings": self.halvings}
+        frame = None if self.frame is None else list(self.frame)
+        names = ("wanted", "first", "halvings", "later", "spent")
+        return {**super().kept(), "frame": frame, **{name: getattr(self, name) for name in names}}
 
 
 class Sampler:
@@ -216,12 +264,19 @@ class Sampler:
     def __init__(self, problem: Problem, options: NUTS) -> None:
         self._problem = problem
         self.options = options
+        self.metric = metric_of(problem, options)
+        # With a metric of low rank the tuning has two halves: the first one's draws give the second its coordinates.
+        self.staged = self.metric == LOW_RANK and options.tune >= FEWEST_STAGED
+        self.tune = -(-options.tune // 2) if self.staged else options.tune
         self._init, self._step = hmc(potential_fn_gen=self._potential, algo="NUTS")
-        self._block = min(BLOCK, options.tune + options.draws)
+        self.block = min(BLOCK, self.tune + options.draws)
         self._compiled: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
-    def _potential(self, data: Any) -> Callable[[jax.Array], jax.Array]:
-        return lambda flat: -self._problem.log_density(flat, data)
+    def _potential(self, given: Any) -> Callable[[jax.Array], jax.Array]:
+        frame, data = given
+        if frame is None:
+            return lambda flat: -self._problem.log_density(flat, data)
+        return lambda flat: -self._problem.log_density(frame.out(flat), data)
 
     def _start(
         self,
@@ -230,25 +285,27 @@ class Sampler:
         gradient: jax.Array,
         metric: jax.Array,
         bits: jax.Array,
-        data: Any,
+        given: Any,
     ) -> Any:
         options = self.options
         return self._init(
             ParamInfo(point, -value, -gradient),
-            options.tune,
+            self.tune,
             inverse_mass_matrix=metric,
-            dense_mass=_dense(self._problem, options),
+            dense_mass=self.metric == "dense",
             target_accept_prob=options.target_accept,
             max_tree_depth=options.max_tree_depth,
-            model_args=(data,),
+            model_args=(given,),
             rng_key=as_key(bits),
         )
 
-    def _blocked(self, state: Any, data: Any) -> tuple[Any, tuple[Any, ...]]:
+    def _blocked(self, state: Any, given: Any) -> tuple[Any, tuple[Any, ...]]:
+        frame = given[0]
+
         def body(state: Any, _: None) -> tuple[Any, tuple[Any, ...]]:
-            new = self._step(state, (data,))
+            new = self._step(state, (given,))
             numbers = (
-                new.z,
+                new.z if frame is None else frame.out(new.z),
                 new.potential_energy,
                 new.energy,
                 new.diverging,
@@ -258,39 +315,47 @@ class Sampler:
             )
             return new, numbers
 
-        return jax.lax.scan(body, state, None, length=self._block)
+        return jax.lax.scan(body, state, None, length=self.block)
 
     def compile(self) -> None:
         """Trace and compile, without running anything; may be called from another thread."""
         size = self._problem.dimension
         number = jax.ShapeDtypeStruct((), np.float64)
         vector = jax.ShapeDtypeStruct((size,), np.float64)
-        dense = _dense(self._problem, self.options)
-        metric = jax.ShapeDtypeStruct((size, size) if dense else (size,), np.float64)
+        metric = jax.ShapeDtypeStruct((size, size) if self.metric == "dense" else (size,), np.float64)
         bits = jax.ShapeDtypeStruct((2,), np.uint32)
-        start = jax.jit(self._start).lower(vector, number, vector, metric, bits, self._problem.data)
+        frame = lowrank.plain(size) if self.metric == LOW_RANK else None
+        given = frame, self._problem.data
+        start = jax.jit(self._start).lower(vector, number, vector, metric, bits, given)
         state = start.out_info
-        block = jax.jit(self._blocked).lower(state, self._problem.data)
+        block = jax.jit(self._blocked).lower(state, given)
         self._compiled = start.compile(), block.compile()
         self._template = state
 
-    def start(self, begin: Begin, bits: np.ndarray) -> Chains:
-        """The chains before their first step."""
+    def start(
+        self, begin: Begin, bits: np.ndarray, frame: lowrank.Frame | None = None, later: np.ndarray | None = None
+    ) -> Chains:
+        """The chains before their first step; with a metric of low rank, in a frame."""
         if self._compiled is None:
             self.compile()
         assert self._compiled is not None
-        start, data = self._compiled[0], self._problem.data
+        start, given = self._compiled[0], (frame, self._problem.data)
+        points, slopes = begin.points, begin.gradients
+        if frame is not None:
+            points = np.stack([frame.inside(point) for point in points])
+            slopes = np.stack([frame.gradient(slope) for slope in slopes])
         states = [
-            start(begin.points[c], begin.log_density[c], begin.gradients[c], begin.metric, bits[c], data)
+            start(points[c], begin.log_density[c], slopes[c], begin.metric, bits[c], given)
             for c in range(self.options.chains)
         ]
-        return Chains(threads.begin(states), wanted=self.options.draws, first=self.options.tune)
+        return Chains(threads.begin(states), wanted=self.options.draws, first=self.tune, frame=frame, later=later)
 
     def restore(self, saved: dict[str, Any]) -> Chains:
         """The chains as a checkpoint kept them."""
         if self._compiled is None:
             self.compile()
-        more = {name: saved[name] for name in ("wanted", "first", "halvings")}
+        more = {name: saved[name] for name in ("wanted", "first", "halvings", "later", "spent")}
+        more["frame"] = None if saved["frame"] is None else lowrank.Frame(*saved["frame"])
         return Chains(threads.restore(self._template, saved), **more)
 
     def halve(self, chains: Chains) -> None:
@@ -299,37 +364,37 @@ class Sampler:
             adapt = state.adapt_state
             half = np.asarray(adapt.step_size) / 2
             chains.held[c] = state._replace(adapt_state=adapt._replace(step_size=half)), pieces
-        chains.first = len(chains.pieces[0]) * self._block
+        chains.first = len(chains.pieces[0]) * self.block
         chains.halvings += 1
 
     def advance(self, chains: Chains, steps: int, progress: Progress, checkpoint: Checkpoint) -> None:
         """All chains to `steps` steps or a little more, a block at a time, in threads; stops when interrupted."""
         assert self._compiled is not None
-        block, data = self._compiled[1], self._problem.data
+        block, given = self._compiled[1], (chains.frame, self._problem.data)
         progress.stage("sampling", len(chains.held) * steps)
 
         def step(state: Any, _: list[list[np.ndarray]]) -> tuple[Any, list[np.ndarray]]:
-            state, numbers = block(state, data)
+            state, numbers = block(state, given)
             return state, [np.asarray(part) for part in numbers]
 
         def tell() -> None:
-            done = sum(min(len(p) * self._block, steps) for p in chains.pieces)
+            done = sum(min(len(p) * self.block, steps) for p in chains.pieces)
             progress.update(done, f"{self._divergences(chains)} divergences")
 
-        threads.advance(chains, -(-steps // self._block), step, tell, lambda now: checkpoint.save(chains.kept, now=now))
+        threads.advance(chains, -(-steps // self.block), step, tell, lambda now: checkpoint.save(chains.kept, now=now))
 
     def _divergences(self, chains: Chains) -> int:
-        first = chains.first // self._block
-        skip = chains.first - first * self._block
+        first = chains.first // self.block
+        skip = chains.first - first * self.block
         return sum(int(np.concatenate([q[3] for q in p[first:]])[skip:].sum()) for p in chains.pieces if p[first:])
 
     def gather(self, chains: Chains, wanted: int) -> Drawn | None:
         """The first `wanted` draws after tuning, cut to the shortest chain; None where some chain has none."""
         pieces, first = chains.pieces, chains.first
-        length = min(min(len(p) for p in pieces) * self._block, first + wanted)
+        length = min(min(len(p) for p in pieces) * self.block, first + wanted)
         if length <= first:
             return None
-        evaluations = int(sum(piece[4].sum() for chain in pieces for piece in chain))
+        evaluations = chains.spent + int(sum(piece[4].sum() for chain in pieces for piece in chain))
 
         def joined(part: int) -> np.ndarray:
             return np.stack([np.concatenate([piece[part] for piece in chain])[first:length] for chain in pieces])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from marginalia.infer.options.validate import fraction, of_chains, one_of, whole
 
-METRICS = ("diagonal", "dense")
+METRICS = ("diagonal", "dense", "low-rank")
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class NUTS:
         chains: Number of independent chains.
         target_accept: Acceptance rate that the step size aims at; nearer to 1 means smaller steps.
         max_tree_depth: A trajectory has at most `2**max_tree_depth - 1` steps.
-        metric: What the tuning adapts: `"diagonal"`, one scale for each parameter, or `"dense"`, correlations as
-            well. Both begin with the curvature at the mode. None means dense up to 300 parameters.
+        metric: What the tuning adapts: `"diagonal"`, one scale for each parameter; `"dense"`, correlations as well; or
+            `"low-rank"`, the scales and some directions, from draws and gradients. All begin with the curvature at
+            the mode. None means dense up to 50 parameters, and low-rank beyond.
         starts: Number of optimisations that look for the starting point. None means 64, fewer where one
             evaluation reads a great many data.
         max_draws: If given, sampling goes on until the judge is content: up to so many draws per chain, twice as
