@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 
 import marginalia as mg
 from marginalia.lanes import alike, sums
-from marginalia.marginal import chain
+from marginalia.marginal import chain, scaled
 from marginalia.rows import streaming
 from oracle import Oracle, enumerate_all
 
@@ -58,15 +58,15 @@ def judge(written: Written, *, hessian: bool = False, brief: bool = False) -> Ve
 def _eager(yes: bool) -> Iterator[None]:
     """Strategies that are for many discretes, used for few: every second program tests them so."""
     before = sums.COUNT_FROM, chain.SHORTEST, alike.FEWEST
-    rows = streaming.FEWEST_ROWS, streaming.LONGEST_BLOCK
+    rows = streaming.FEWEST_ROWS, streaming.LONGEST_BLOCK, chain.LONG, scaled.SHORTEST_SEGMENT
     if yes:
         sums.COUNT_FROM, chain.SHORTEST, alike.FEWEST = 4, 3, 2
-        streaming.FEWEST_ROWS, streaming.LONGEST_BLOCK = 2, 2
+        streaming.FEWEST_ROWS, streaming.LONGEST_BLOCK, chain.LONG, scaled.SHORTEST_SEGMENT = 2, 2, 1, 1
     try:
         yield
     finally:
         sums.COUNT_FROM, chain.SHORTEST, alike.FEWEST = before
-        streaming.FEWEST_ROWS, streaming.LONGEST_BLOCK = rows
+        streaming.FEWEST_ROWS, streaming.LONGEST_BLOCK, chain.LONG, scaled.SHORTEST_SEGMENT = rows
 
 
 def _unscaled(written: Written) -> Any:

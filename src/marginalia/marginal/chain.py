@@ -9,7 +9,7 @@ program does not grow with T (the forward recursion; Rabiner 1989, section III.A
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -21,12 +21,17 @@ from scipy.sparse.csgraph import connected_components, reverse_cuthill_mckee
 from marginalia.lanes import bounds
 from marginalia.marginal.graph import Batch, Graph
 from marginalia.marginal.pieces import Piece, collect
+from marginalia.marginal.scaled import log_z
+from marginalia.marginal.semiring import log_sum
 
 SHORTEST = 8
 """Sequences shorter than this are left to the general elimination, which does as well."""
 
 WIDEST = 4
 """The longest lag that is looked for."""
+
+LONG = 25_000
+"""Products of one pass from which on linear space saves more time than it takes to compile."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +169,7 @@ def forward(
     """
     k, lag = chains.states, chains.lag
     b, t = chains.order.shape
+    known = _one_transition(chains, batches, unary) if semiring is log_sum else None
     table = collect(chains.pieces, (k,) * (lag + 1), b * t, batches)
     table = jnp.broadcast_to(table, (*table.shape[:-1], b * t))
     if unary is not None:
@@ -181,8 +187,32 @@ def forward(
         return jnp.where(here, reached, carry), carry
 
     last, entering = jax.lax.scan(step, start, (steps, valid))
-    total = last.reshape((-1, b))
-    return semiring(total), Passed(entering, steps, last)
+    # What goes back through the sequence needs the pass above; where only log Z is asked for, XLA drops it.
+    total = semiring(last.reshape((-1, b))) if known is None else log_z(*known)
+    return total, Passed(entering, steps, last)
+
+
+def _one_transition(chains: Chains, batches: dict[int, Any], unary: Any) -> tuple[Any, Any, Any] | None:
+    """Start, transition and emissions of sequences of equal length that move by one table, None for others."""
+    k, (b, t) = chains.states, chains.order.shape
+    if chains.lag != 1 or (chains.order < 0).any() or b * (t - 1) * k * k < LONG:
+        return None
+    later = np.tile(np.arange(t) > 0, b)
+    own, transition = [], jnp.zeros((k, k))
+    for piece in chains.pieces:
+        if 0 not in piece.axes:
+            own.append(piece)
+            continue
+        table = collect([replace(piece, slots=None)], (k, k), 1, batches)
+        slots = np.arange(b * t) if piece.slots is None else piece.slots
+        if table.shape[-1] != 1 or not np.array_equal(np.bincount(slots, minlength=b * t), later):
+            return None
+        transition = transition + table[..., 0]
+    emission = jnp.broadcast_to(collect(own, (1, k), b * t, batches), (1, k, b * t))[0]
+    if unary is not None:
+        emission = emission + unary[chains.order.reshape(-1), :k].T
+    emission = emission.reshape((k, b, t)).transpose((2, 0, 1))
+    return emission[0], transition, emission[1:]
 
 
 def backward(chains: Chains, passed: Passed, states: Any, choose: Callable[[Any, Any], Any]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -21,23 +22,18 @@ from marginalia.lanes import bounds
 from marginalia.lanes.bounds import describe_variables
 from marginalia.lanes.sums import Register
 from marginalia.lanes.value import materialize
-from marginalia.marginal.eliminate import (
-    Eliminated,
-    Semiring,
-    constants_of,
-    cut,
-    eliminate,
-    go_back,
-    log_max,
-    log_sum,
-)
+from marginalia.marginal.eliminate import Eliminated, constants_of, cut, eliminate, go_back
 from marginalia.marginal.graph import Graph, Scope, build_graph
 from marginalia.marginal.plan import Plan, make_plan
+from marginalia.marginal.semiring import Semiring, log_max, log_sum
 from marginalia.marginal.tabulate import Factor, Part, States, alike_terms, apart, tabulate
 from marginalia.marginal.units import find_units
 from marginalia.precision import float64
 from marginalia.program import Program
 from marginalia.rows.streaming import Streamed, Whole, stream
+
+NO_TABLE = 2**62
+"""More numbers than any table has: where only blocks of rows are held, their size is bounded anyhow."""
 
 
 class Kernel:
@@ -53,7 +49,25 @@ class Kernel:
         self.states = States.of(program)
         self.closed: tuple[Any, ...] = tuple(program.jaxpr.consts)
         self.limits = bounds.current()
-        self._settle_structure(counting)
+        self.too_large_whole: Refusal | None = None
+        try:
+            self._settle_structure(counting)
+        except Refusal as refusal:
+            if open_data:
+                raise
+            self._settle_by_rows(counting, refusal)
+
+    def _settle_by_rows(self, counting: bool, refusal: Refusal) -> None:
+        """Tables too large to be held whole may yet be summed in blocks of rows; what else is refused stays so."""
+        self.limits = replace(self.limits, max_numbers=NO_TABLE)
+        try:
+            with bounds.under(self.limits):
+                self._settle_structure(counting)
+        except Refusal:
+            raise refusal from None
+        if isinstance(self.by_rows, Whole):
+            raise refusal
+        self.too_large_whole = refusal
 
     def _settle_structure(self, counting: bool) -> None:
         """The first way to read the terms that is not refused: alike ones together, sums as discretes of their own."""
@@ -98,8 +112,17 @@ class Kernel:
         self.component_scale = _component_scale(program, graph, [f for f in self.factors if f.scope.lanes])
         self.units, self.leftovers = find_units(program, graph, self.factors)
 
-    def tabulate(self, params: Mapping[str, Any], data: Any) -> list[Factor]:
+    def tabulate(self, params: Mapping[str, Any], data: Any, *, by_rows: bool = False) -> list[Factor]:
         """All factors as tables, under the limits that held when the program was read."""
+        if self.too_large_whole is not None and not by_rows:
+            raise Refusal(
+                compose(
+                    "what is asked for each row needs tables that are too large to be held for all rows at once",
+                    got=str(self.too_large_whole).split("got: ")[-1].splitlines()[0],
+                    remedy="ask for some of the rows at a time (`fit.membership(rows[:10_000])`, "
+                    "`marginal.rebind(rows[:10_000])`); the density itself and all sampling work on all rows.",
+                )
+            )
         register = Register(int(self.states.offsets[-1]), closed=not self.counting)
         with bounds.under(self.limits):
             return tabulate(
@@ -131,8 +154,8 @@ class Kernel:
         return self.log_density_whole(params, data)
 
     def log_density_whole(self, params: Mapping[str, Any], data: Any) -> Any:
-        """The same with all rows at once."""
-        factors = self.tabulate(params, data)
+        """The same as one table of all rows, which `by_rows` takes apart."""
+        factors = self.tabulate(params, data, by_rows=True)
         total = sum((_total(f) for f in factors if not f.value.lanes), jnp.zeros(()))
         tables = _tables(factors)
         scales = [f.scale for f in factors if f.value.lanes]

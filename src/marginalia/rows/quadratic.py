@@ -4,8 +4,8 @@ An expression that only sums and products have touched, `((y - mu) / sd)**2` say
 coefficients are parameters: y^2 / sd^2 - 2 y mu / sd^2 + mu^2 / sd^2. Summed over the columns of y, that is a product
 of a matrix of coefficients (components x features) with one of features (features x rows): the sufficient statistics
 of an exponential family, found by algebra and not by the name of a distribution. Data are centred first. What is lost
-is digits, where the products are large and cancel: their size is bounded beforehand, and where the bound is too large the
-expression is evaluated as it was written.
+is digits, where the products are large and cancel: their size is bounded beforehand, and where the bound is too large
+the expression is evaluated as it was written.
 """
 
 from __future__ import annotations
