@@ -13,6 +13,8 @@ from handwritten import MU3, W3, data, gaussian_draws, mixture
 
 import marginalia as mg
 from marginalia import labels
+from marginalia.fitting import finish
+from marginalia.infer.result import Result
 from marginalia.labels import find_exchangeable, permute, relabel, stephens
 from marginalia.ondraws import OnDraws, flatten
 
@@ -248,3 +250,19 @@ def test_where_only_a_reflection_tells_labels_apart_the_same_side_is_chosen_what
         assert (family.axes, family.mirrors) == ({}, ("level",))
         out = relabel(OnDraws(marginal), {"level": sign * level}, np.zeros((2, 30)), (family,))
         np.testing.assert_array_equal(out.draws["level"], level)
+
+
+def test_a_saved_fit_remembers_what_was_reflected(tmp_path):
+    marginal = mg.marginalize(of_two, data([-2, 3], [0.25, 0.75], 1.0))
+    clean = draws_of_two()
+    switched = {n: v.copy() for n, v in clean.items()}
+    switched["w"][1], switched["mu"][1] = 1 - clean["w"][1], clean["mu"][1][:, ::-1]
+    fit = finish(marginal, Result("laplace", switched, {"lp": np.zeros((4, 50))}, info={"random_seed": 7}))
+    assert fit.notes == (
+        "labels switched between chains: 50 of 200 draws were relabelled; summary() shows R-hat before and after.",
+    )
+    table = fit.summary()
+    assert table.loc["w", "r_hat"] < 1.05 < 1.5 < table.loc["w", "r_hat_raw"]
+    back = mg.load(fit.save(tmp_path / "fit.nc"))
+    assert back.families == fit.families
+    np.testing.assert_array_equal(back.draws["w"], fit.draws["w"])
