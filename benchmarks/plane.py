@@ -142,7 +142,7 @@ ROWS = (
             Contender("NumPyro", functools.partial(numpyro_advi, False, 5000, 0.01)),
             Contender("PyMC", functools.partial(pymc_advi, False, 5000), needs=("pymc",)),
         ),
-        (Goal("≥ 4×", "marginalia", "wall_s", "PyMC", 4),),
+        (Goal("≥ 4×", "marginalia", "wall_s", "peer", 4),),
         reference=_answer(ADVI_MEAN, ADVI_SD, 0.1),
         note="Peers: 5000 steps.",
     ),
@@ -156,7 +156,7 @@ ROWS = (
             Contender("NumPyro", functools.partial(numpyro_advi, True, 1500, 0.01)),
             Contender("PyMC", functools.partial(pymc_advi, True, 1500), needs=("pymc",)),
         ),
-        (Goal("≥ 3×", "marginalia", "wall_s", "PyMC", 3),),
+        (Goal("≥ 3×", "marginalia", "wall_s", "peer", 3),),
         reference=_answer(W4_MEAN, W4_SD, 1.0),
     ),
     Row(
