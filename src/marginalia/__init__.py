@@ -12,6 +12,7 @@ from marginalia.errors import DataError, FitError, MarginaliaError, ModelError, 
 
 if TYPE_CHECKING:
     from marginalia.checks import Finding, Findings, check
+    from marginalia.compilation import keep_compiled
     from marginalia.distributions import Density
     from marginalia.fitting import Fit, fit, load
     from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Ensemble, Laplace, Metropolis, Slice
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "check",
     "fit",
+    "keep_compiled",
     "limits",
     "load",
     "marginalize",
@@ -64,6 +66,7 @@ _HOMES = {
     "Finding": "marginalia.checks",
     "Findings": "marginalia.checks",
     "check": "marginalia.checks",
+    "keep_compiled": "marginalia.compilation",
     "Fit": "marginalia.fitting",
     "fit": "marginalia.fitting",
     "load": "marginalia.fitting",

@@ -219,6 +219,7 @@ def test_what_can_be_predicted() -> None:
     for statistic in (np.mean, np.std):
         replicated = statistic(new, axis=1)
         assert abs(statistic(points()) - replicated.mean()) < SIGMAS * replicated.std()
-    nothing = factor.predict(draws=400)
+    with pytest.warns(MarginaliaWarning, match="predicted is nothing"):
+        nothing = factor.predict(draws=400)
     assert not nothing.data_vars
     assert nothing.attrs["factors"].startswith("not applied: prior of mu, y")

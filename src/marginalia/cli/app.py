@@ -5,8 +5,8 @@ Anything that needs JAX is imported inside a command, so that `--help` and bad i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 import secrets
 import warnings
 from pathlib import Path
@@ -304,16 +304,11 @@ def _deliver(out: Path | None, header: list[str], rows: Any) -> None:
 
 
 def _compilation_cache(off: bool) -> None:
-    """Let JAX keep compiled programs in the user's cache folder; the command does this, never the library."""
+    """Keep compiled programs in the user's cache folder; the command does this, the library only when asked."""
     if off:
         return
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "marginalia" / "jax"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # no home that can be written to: compiling anew is slower, never wrong
-    import jax
+    from marginalia.compilation import keep_compiled
 
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # Without a home that can be written to all is compiled anew: slower, never wrong.
+    with contextlib.suppress(OptionError):
+        keep_compiled()

@@ -9,6 +9,7 @@ import numpy as np
 
 from marginalia.marginal.chain import Chains
 from marginalia.marginal.count import Counted
+from marginalia.rows.streaming import Streamed
 
 if TYPE_CHECKING:
     from marginalia.marginal.cut import Cuts
@@ -52,10 +53,23 @@ def explain(kernel: Kernel, cuts: Cuts) -> str:
         f"{cells:,} table entries ({_bytes(8 * cells)}), about {kernel.register.computed:,} operations to compute the "
         f"tables and {_flops(kernel):,} to sum."
     )
+    lines += _rows(kernel)
     for unit in kernel.units:
         count = math.prod(unit.shape)
         lines.append(f"Log-likelihood per unit: {unit.name}, {_count(count, 'independent unit')}.")
     return "\n".join(lines)
+
+
+def _rows(kernel: Kernel) -> list[str]:
+    """Whether many rows go through in blocks."""
+    found = kernel.by_rows
+    if isinstance(found, Streamed):
+        alike = "" if found.counted == found.rows else f" ({found.counted:,} different ones, each counted)"
+        return [
+            f"The density takes the {found.rows:,} rows{alike} in blocks of {found.block:,}: its memory does not grow "
+            "with the rows."
+        ]
+    return [] if found.few else [f"The density takes all rows at once, because {found.reason}."]
 
 
 def strategy(kernel: Kernel, site: int) -> str:

@@ -96,6 +96,8 @@ class Whole:
     """Why a density is evaluated with all rows at once."""
 
     reason: str
+    few: bool = False
+    """Whether there was nothing to gain."""
 
 
 def stream(
@@ -112,7 +114,7 @@ def stream(
     fewest = FEWEST_ROWS if fewest is None else fewest
     longest_block = LONGEST_BLOCK if longest_block is None else longest_block
     if _longest(data) < fewest:
-        return Whole(f"there are fewer than {fewest} rows")
+        return Whole(f"there are fewer than {fewest} rows", few=True)
     closed = jax.make_jaxpr(function)(params, data)
     program = flatten(closed)
     leaves, structure = jax.tree.flatten(params)
