@@ -41,6 +41,10 @@ class FakeKernel:
     prior: Callable[..., Any]
 
     @property
+    def numbers_read(self):
+        return sum(np.size(leaf) for leaf in jax.tree.leaves(self.data))
+
+    @property
     def unconstrained_shapes(self):
         return {name: biject_to(self.supports[name]).inverse_shape(self.shapes[name]) for name in self.shapes}
 

@@ -67,8 +67,7 @@ class Problem:
                     "take an empty dict of parameters.",
                 )
             )
-        leaves = jax.tree.leaves(self.data)
-        self.data_size = max(1, sum(int(np.size(leaf)) for leaf in leaves))
+        self.data_size = max(1, self.kernel.numbers_read)
         self.traces = 0
         # An inner jit is traced once, whoever calls it: value, gradient, sampler and optimiser share it.
         self.log_density = jax.jit(self._log_density)

@@ -142,6 +142,12 @@ class Kernel:
         """What the program closes over, then what is computed from that once for an evaluation by rows."""
         return (*self.closed, *(self.by_rows.data if isinstance(self.by_rows, Streamed) else ()))
 
+    @property
+    def numbers_read(self) -> int:
+        """Numbers of data that one evaluation of the density reads."""
+        read = self.by_rows.data if isinstance(self.by_rows, Streamed) else self.closed
+        return sum(int(np.size(x)) for x in read if x is not None)
+
     def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {n: jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for n, s in self.program.latents.items()}
 
