@@ -1,4 +1,4 @@
-"""What summing out costs as a model grows: `python benchmarks/elimination.py`.
+"""What summing out costs as a model grows: `python -m benchmarks.elimination`.
 
 Four families, each grown along one size: rows (N) and states (K) of a mixture, steps (T) of a hidden Markov chain
 written as a `scan` and as a Python loop of named sites, levels of a tree of groups within groups. For each the seconds
@@ -20,11 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from numpyro.contrib.control_flow import scan
 
 import marginalia as mg
-
-REPEATS = 7
+from benchmarks.programs import hidden_markov
+from benchmarks.timing import fastest
 
 
 def mixture(y, components):
@@ -33,18 +32,6 @@ def mixture(y, components):
     with numpyro.plate("obs", len(y)):
         z = numpyro.sample("z", dist.Categorical(w))
         numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
-
-
-def chain(y, states):
-    transition = numpyro.sample("transition", dist.Dirichlet(jnp.ones((states, states))).to_event(1))
-    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([states]).to_event(1))
-
-    def step(before, now):
-        z = numpyro.sample("z", dist.Categorical(transition[before]))
-        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=now)
-        return z, None
-
-    scan(step, 0, y)
 
 
 def named_chain(y, states):
@@ -77,9 +64,9 @@ def families(largest: float) -> Iterator[tuple[str, list[int], Callable[[int], t
 
     yield "mixture, rows N (K = 3)", upto([10**3, 10**4, 10**5, 10**6]), lambda n: (mixture, (y[:n], 3))
     yield "mixture, states K (N = 20 000)", [2, 4, 8, 16, 32], lambda k: (mixture, (y[:20_000], k))
-    yield "scan, steps T (K = 5)", upto([10**2, 10**3, 10**4, 10**5]), lambda t: (chain, (y[:t], 5))
-    yield "scan, states K (T = 2000)", [2, 4, 8, 16, 32], lambda k: (chain, (y[:2000], k))
-    yield "scan, steps T (K = 10)", upto([10**3, 10**4]), lambda t: (chain, (y[:t], 10))
+    yield "scan, steps T (K = 5)", upto([10**2, 10**3, 10**4, 10**5]), lambda t: (hidden_markov, (y[:t], 5))
+    yield "scan, states K (T = 2000)", [2, 4, 8, 16, 32], lambda k: (hidden_markov, (y[:2000], k))
+    yield "scan, steps T (K = 10)", upto([10**3, 10**4]), lambda t: (hidden_markov, (y[:t], 10))
     yield "Python loop, steps T (K = 3)", [20, 100, 500], lambda t: (named_chain, (y[:t], 3))
     yield "tree, levels (20 000 groups each)", [1, 2, 4, 8], lambda n: (tree, (y[:20_000], n))
 
@@ -95,12 +82,8 @@ def measure(model: Callable[..., Any], args: tuple[Any, ...]) -> tuple[float, fl
         begun = time.perf_counter()
         function = jax.jit(jax.value_and_grad(kernel.log_density)).lower(params, data).compile()
         compiled = time.perf_counter() - begun
-        times = []
-        for _ in range(REPEATS):
-            begun = time.perf_counter()
-            jax.block_until_ready(function(params, data))
-            times.append(time.perf_counter() - begun)
-    return read, compiled, min(times)
+        evaluation = fastest(lambda: jax.block_until_ready(function(params, data)), seconds=0.5)
+    return read, compiled, evaluation
 
 
 def main() -> None:
