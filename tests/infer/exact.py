@@ -105,7 +105,7 @@ def mixture() -> Exact:
     def log_density(a, b):
         out = stats.norm.logpdf(a, 0, 3) + stats.norm.logpdf(b, 0, 3)
         for value in y:
-            out = out + np.logaddexp(stats.norm.logpdf(value, a, 1), stats.norm.logpdf(value, b, 1))
+            out = out + np.logaddexp(stats.norm.logpdf(value, a, 1), stats.norm.logpdf(value, b, 1)) + np.log(0.5)
         return out
 
     known = _on_grid(log_density, [_middles(-5, 5, 240)] * 2, {"lower": np.minimum, "upper": np.maximum})
