@@ -102,9 +102,9 @@ def pymc_advi(large: bool, steps: int) -> Outcome:
     batch = pm.Minibatch(y, batch_size=200) if large else y
     model = _model_of_pymc(pm, batch, 0.1 if large else 1.0, len(y) if large else None)
     with model:
-        # its default steps of 0.001 need many thousands from anywhere
+        # its default optimiser needs many thousands of steps from anywhere
         fitted = pm.fit(
-            steps, method="advi", random_seed=1, progressbar=False, obj_optimizer=pm.adagrad(learning_rate=0.1)
+            steps, method="advi", random_seed=1, progressbar=False, obj_optimizer=pm.adam(learning_rate=0.01)
         )
         found = fitted.sample(4000, random_seed=2)
     found = Outcome(draws={name: found.posterior[name].values for name in ("mu", "pi")})
