@@ -414,27 +414,30 @@ def _solve(reading: Reading, equation: Any, values: list[Held]) -> list[Held]:
     if not varies(a) and not varies(b):
         arrays = [dense(v, reading.rows) for v in values]
         return [ordinary(o) for o in constants.bind(equation.primitive, equation.params, *arrays)]
-    rank = len(b.axes)
-    if varies(a) or not equation.params["left_side"] or b.axes[rank - 1] or len(b.axes[rank - 2]) != 1:
+    *lead, own, last = b.axes
+    if varies(a) or not equation.params["left_side"] or len(own) != 1 or ROWS in own:
         raise Unreadable("triangular_solve")
-    n = equation.invars[1].aval.shape[rank - 2]
-    lead, own = _lead(b), _lead(a)
-    axes, (left, right) = align([Held(own, a.axes[:-2]), Held(lead, b.axes[:-2])], reading.rows)
-    if ROWS not in [x for axis in axes for x in axis]:
+    if (ROWS in last) == any(ROWS in axis for axis in lead) or (last and last[-1] != ROWS):
         raise Unreadable("triangular_solve")
-    shape = np.broadcast_shapes(left.shape[:-1], np.shape(right)[:-1])  # components, the rows apart
-    matrix = jnp.broadcast_to(a.array.reshape((*left.shape[:-1], n, n)), (*shape, n, n))
-    inner = jnp.broadcast_to(b.array, (*b.array.shape[:-2], n, b.array.shape[-1]))
-    columns = jnp.broadcast_to(inner.reshape((*np.shape(right)[:-1], *inner.shape[-2:])), (*shape, *inner.shape[-2:]))
+    n = equation.invars[1].aval.shape[-2]
+    # Whether the rows are systems of their own or columns of one: held, they are columns.
+    axes, (left, right) = align([_lead(a), _lead(b)], reading.rows)
+    if ROWS in [x for axis in axes for x in axis]:
+        left, right = left[..., 0], right[..., 0]
+    shape = np.broadcast_shapes(left.shape, right.shape)
+    matrix = jnp.broadcast_to(a.array.reshape((*left.shape, n, n)), (*shape, n, n))
+    rest = b.array.shape[right.ndim + 1 :]
+    inner = jnp.broadcast_to(b.array, (*b.array.shape[: right.ndim], n, *rest))
+    columns = jnp.broadcast_to(inner.reshape((*right.shape, n, -1)), (*shape, n, math.prod(rest)))
     (array,) = constants.bind(equation.primitive, equation.params, matrix, columns)
-    result = Held(array, (*axes, (n,), ()))
-    if reading.forms and b.form is not None:
-        return [replace(result, form=solved(reading, equation, matrix, b, axes, n))]
+    result = Held(array.reshape((*shape, n, *rest)), (*axes, (n,), last))
+    if reading.forms and b.form is not None and len(last) <= 1:
+        return [replace(result, form=solved(reading, equation, matrix, b, result.axes, n))]
     return [result]
 
 
-def _lead(value: Held) -> Any:
-    """Lengths held of all axes but the last two, the rows last, as an empty array of that shape."""
+def _lead(value: Held) -> Held:
+    """All axes but the last two, as an array of their lengths alone."""
     count = sum(len(a) for a in value.axes[:-2])
     atoms = value.atoms[:count]
-    return np.empty(rows_last(value.held()[:count], atoms), bool)
+    return Held(np.empty(rows_last(value.held()[:count], atoms), bool), value.axes[:-2])

@@ -278,7 +278,7 @@ def _bounded(reading: Any, *parts: Any) -> None:
 # ---- linear maps (a mean and a Cholesky factor) ------------------------------------------------------------------
 
 
-def solved(reading: Any, equation: Any, matrix: Any, b: Held, lead: Axes, n: int) -> Form | None:
+def solved(reading: Any, equation: Any, matrix: Any, b: Held, axes: Axes, n: int) -> Form | None:
     """L^-1 (y - mu) as a linear map of y and 1: `matrix` is L, (components..., n, n)."""
     assert b.form is not None
     if b.form.linear is not None:
@@ -289,7 +289,6 @@ def solved(reading: Any, equation: Any, matrix: Any, b: Held, lead: Axes, n: int
     )
     coefficients, features, largest = [], [], []
     constant: Any = None
-    axes = (*lead, (n,), ())
     for product in b.form.products.values():
         # (components..., n) of the coefficient, the rows of length one gone
         _, (own, _) = align([product.coefficient, Held(np.empty((1,) * sum(len(a) for a in axes)), axes)], reading.rows)
@@ -315,9 +314,9 @@ def solved(reading: Any, equation: Any, matrix: Any, b: Held, lead: Axes, n: int
 
 def _contract_square(reading: Any, linear: Linear, axes: Sequence[int]) -> Held | None:
     """sum_j (sum_f C[j, f] s[f])^2 as one product with the features s[f] s[g]."""
-    full = [i for i, axis in enumerate(linear.axes) if axis]
+    full = [i for i, axis in enumerate(linear.axes) if axis and axis != (ROWS,)]
     wanted = [i for i in axes if linear.axes[i]]
-    if not linear.squared or wanted != [full[-1]] or ROWS in linear.axes[full[-1]]:
+    if not linear.squared or wanted != [full[-1]] or len(linear.axes[full[-1]]) != 1:
         return None
     c = linear.coefficients
     gram = jnp.einsum("...jf,...jg->...fg", c, c)
