@@ -83,11 +83,10 @@ def _verdict(row: Row, goal: Goal, measured: Measured) -> Verdict:
     against = best_peer(row, goal.figure, found) if goal.against == "peer" else goal.against
     theirs = found.get(against, [])
     if not ours or not theirs:
-        why = measured.skipped.get(goal.ours if not ours else against, "not run")
+        absent = goal.ours if not ours else against
+        why = f"{absent or 'peers'}: {measured.skipped.get(absent, 'not run')}"
         nothing = (np.nan, np.nan, np.nan)
-        return Verdict(
-            row.key, row.what, goal.text, _words(ours, row), f"{against or 'peers'}: {why}", nothing, "", "times"
-        )
+        return Verdict(row.key, row.what, goal.text, _words(ours, row), why, nothing, "", "times")
     pairs = list(zip(ours, theirs, strict=False))
     ratios = [o / t if goal.figure == PER_SECOND else t / o for o, t in pairs]
     middle = float(np.median(ratios))
