@@ -39,6 +39,10 @@ class Held:
     form: Form | None = field(default=None, repr=False)
     """The same value as a sum of products of parameters and data, while only sums and products have touched it."""
 
+    def __post_init__(self) -> None:
+        if self.atoms.count(ROWS) > 1:
+            raise Unreadable("rows that meet other rows")
+
     @property
     def atoms(self) -> Atoms:
         return tuple(a for axis in self.axes for a in axis)

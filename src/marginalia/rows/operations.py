@@ -337,9 +337,11 @@ def _reduce(reading: Reading, equation: Any, values: list[Held]) -> list[Held]:
     array = reduce(array, axis=tuple(physical.index(i) for i in gone))
     array = array.astype(value.dtype)
     once = math.prod(reading.rows if atoms[i] == ROWS else atoms[i] for i in gone if held[i] == 1)
-    if once > 1 and name == "reduce_sum":
+    if once == 0 and name not in ("reduce_sum", "reduce_prod"):
+        raise Unreadable(f"{name} of nothing")
+    if once != 1 and name == "reduce_sum":
         array = array * np.asarray(once, array.dtype)
-    elif once > 1 and name == "reduce_prod":
+    elif once != 1 and name == "reduce_prod":
         array = array**once
     return [Held(array, kept)]
 

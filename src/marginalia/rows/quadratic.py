@@ -51,6 +51,7 @@ class Linear:
 
 
 type Key = tuple[Any, ...]
+"""The features that are multiplied, in any order: data by their token, or (feature, how it was moved)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,16 +65,12 @@ class Form:
         """The form of the value with its positions moved."""
         if self.linear is not None:
             return self._without_units(equation)
-        # Positions that change order are other features; a new axis or one of length one leaves them what they are.
-        changed = (
-            ()
-            if equation.primitive.name in ("reshape", "squeeze", "expand_dims", "broadcast_in_dim")
-            else (next(_tokens),)
-        )
+        # A feature moved is another feature, the same wherever it is moved in the same way.
+        move = _move(equation)
         try:
             return Form(
                 {
-                    (*key, *changed) if key else key: Product(
+                    tuple((factor, move) for factor in key): Product(
                         act(p.coefficient),
                         None if p.feature is None else act(p.feature),
                         None if p.largest is None else act(p.largest),
@@ -92,6 +89,13 @@ class Form:
         own = iter(axis for axis in self.linear.axes if axis)
         axes = tuple(() if n == 1 else next(own) for n in new)
         return Form({}, replace(self.linear, axes=axes))
+
+
+def _move(equation: Any) -> tuple[Any, ...]:
+    """What tells one way to move positions from another."""
+    p = equation.params
+    told = tuple(p.get(name) for name in ("broadcast_dimensions", "permutation", "start_indices", "strides"))
+    return (equation.primitive.name, equation.invars[0].aval.shape, equation.outvars[0].aval.shape, *told)
 
 
 def leaf(value: Held, centre: np.ndarray, largest: np.ndarray) -> Form:
@@ -131,7 +135,7 @@ def combine(reading: Any, equation: Any, values: Sequence[Held]) -> Form | None:
     found = [f for f in forms if f is not None]
     if name == "square" or (name == "integer_pow" and equation.params["y"] == 2):
         return _square(reading, found[0])
-    if name == "mul" and len(values) == 2 and values[0].array is values[1].array:
+    if name == "mul" and len(values) == 2 and values[0].array is values[1].array and values[0].axes == values[1].axes:
         return _square(reading, found[0])
     if any(f.linear is not None for f in found):
         return None
@@ -193,7 +197,7 @@ def _multiplied(reading: Any, first: dict[Key, Product], second: dict[Key, Produ
         return None
     total: dict[Key, Product] = {}
     for (a, p), (b, q) in itertools.product(first.items(), second.items()):
-        key = tuple(sorted((*a, *b)))
+        key = tuple(sorted((*a, *b), key=repr))
         coefficient = _binary(reading, "mul", p.coefficient, q.coefficient)
         features = [x for x in (p.feature, q.feature) if x is not None]
         largest = [x for x in (p.largest, q.largest) if x is not None]
@@ -218,7 +222,7 @@ def contract(reading: Any, value: Held, axes: Sequence[int]) -> Held | None:
     products = list(value.form.products.values())
     if not any(p.feature is not None for p in products):
         return None
-    parts = [v for p in products for v in (p.coefficient, p.feature) if v is not None]
+    parts = [v for p in products for v in (p.coefficient, p.feature, p.largest) if v is not None]
     layout, arrays = align(parts, reading.rows)
     atoms = [a for axis in layout for a in axis]
     if ROWS not in atoms:
@@ -238,7 +242,7 @@ def contract(reading: Any, value: Held, axes: Sequence[int]) -> Held | None:
             constant = constant + jnp.sum(coefficient, axis=tuple(summed), keepdims=True) * float(repeated)
             continue
         feature = next(each)
-        largest = align([product.feature, _required(product.largest)], reading.rows)[1][1]
+        largest = next(each)
         if any(feature.shape[i] != 1 for i in kept):
             return None
         # Summed over what the feature does not change along.

@@ -14,7 +14,7 @@ from jax.extend import core
 
 from marginalia.jaxpr import constants
 from marginalia.jaxpr.calls import inner_program
-from marginalia.rows.held import Held, dense, ordinary
+from marginalia.rows.held import Held, Unreadable, align, dense, ordinary
 from marginalia.rows.operations import Reading, apply, rule, varies
 
 
@@ -119,16 +119,14 @@ def _custom_jvp(reading: Reading, equation: Any, values: list[Held]) -> list[Hel
         found = dict(zip(program.inputs, inputs, strict=True))
         found.update({number: ordinary(array) for number, array in program.closed.items()})
         run(plain, needed(program.steps, program.outputs), found)
+        if plain.exits:
+            raise Unreadable("a sum over rows inside a function with a derivative of its own")
         return [get(found, o) for o in program.outputs]
 
-    @jax.custom_jvp
-    def function(*arrays: Any) -> list[Any]:
-        outputs = of(equation.params["call_jaxpr"], [Held(a, v.axes) for a, v in zip(arrays, values, strict=True)])
-        layouts[:] = [Held(np.empty(o.array.shape, bool), o.axes) for o in outputs]
-        return [jnp.asarray(o.array) for o in outputs]
+    def outputs_of(arrays: Sequence[Any]) -> list[Held]:
+        return of(equation.params["call_jaxpr"], [Held(a, v.axes) for a, v in zip(arrays, values, strict=True)])
 
-    @function.defjvp
-    def derivative(primals: Any, tangents: Any) -> Any:
+    def pushed_of(primals: Sequence[Any], tangents: Sequence[Any]) -> list[Held]:
         def push(all_primals: list[Any], moving_tangents: list[Any]) -> Any:
             def of_moving(*moved: Any) -> Any:
                 arguments = list(all_primals)
@@ -140,17 +138,34 @@ def _custom_jvp(reading: Reading, equation: Any, values: list[Held]) -> list[Hel
 
         closed = jax.make_jaxpr(push)(avals, [avals[i] for i in moving])
         inputs = [Held(a, v.axes) for a, v in zip(primals, values, strict=True)]
-        inputs += [Held(tangents[i], values[i].axes) for i in moving]
-        outputs = function(*primals)
-        pushed = of(closed, inputs)
-        return outputs, [_like(o, layout, reading.rows) for o, layout in zip(pushed, layouts, strict=True)]
+        return of(closed, inputs + [Held(tangents[i], values[i].axes) for i in moving])
+
+    def lay_out(arrays: list[Any]) -> int:
+        """A value is held as widely as its tangent, which may vary where it does not."""
+        for value, tangent in zip(outputs_of(arrays), pushed_of(arrays, arrays), strict=True):
+            axes, held = align([value, tangent], reading.rows)
+            layouts.append(Held(np.empty(np.broadcast_shapes(*[tuple(a.shape) for a in held]), bool), axes))
+        return 0
+
+    if not moving or not all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in equation.outvars):
+        raise Unreadable("a function with a derivative of its own, of whole numbers")
+    jax.eval_shape(lay_out, [jax.ShapeDtypeStruct(v.array.shape, v.array.dtype) for v in values])
+
+    @jax.custom_jvp
+    def function(*arrays: Any) -> list[Any]:
+        return [_like(o, layout, reading.rows) for o, layout in zip(outputs_of(arrays), layouts, strict=True)]
+
+    @function.defjvp
+    def derivative(primals: Any, tangents: Any) -> Any:
+        pushed = pushed_of(primals, tangents)
+        return function(*primals), [_like(o, layout, reading.rows) for o, layout in zip(pushed, layouts, strict=True)]
 
     arrays = function(*[jnp.asarray(v.array) for v in values])
     return [Held(a, layout.axes) for a, layout in zip(arrays, layouts, strict=True)]
 
 
 def _like(value: Held, layout: Held, rows: int) -> Any:
-    """A tangent held as its primal."""
+    """A value or its tangent in the layout of both."""
     from marginalia.rows.held import refine
 
     return jnp.broadcast_to(refine(value, layout.axes, rows).array, layout.array.shape)

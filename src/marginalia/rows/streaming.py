@@ -159,7 +159,8 @@ def _prepared(
     counted = next(iter(varying.values())).array.shape[-1]
     block = min(max(BLOCK_NUMBERS // width, SHORTEST_BLOCK), longest_block)
     blocks = -(-counted // block)
-    block = -(-counted // blocks)
+    # A block of one row would look like what is the same for all.
+    block = max(-(-counted // blocks), 2)
     leaves, arrays = {}, []
     for i, value in varying.items():
         centre, largest = _centred(value.array)
