@@ -27,6 +27,8 @@ class Reading:
     """Filled while reading: for each sum of products, the largest of the products that cancel in it."""
     eager: bool = False
     """Whether the values are data, to be computed in NumPy wherever it agrees."""
+    nested: bool = False
+    """Whether this is inside a function whose derivative is given: nobody asks for those of what it calls."""
     exits: int = 0
     """How many sums over the rows have been met."""
 

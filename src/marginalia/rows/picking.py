@@ -91,8 +91,6 @@ def _chosen(
         asked = [int(i) for i in np.unique(np.clip(index.array, 0, n - 1))]  # type: ignore[assignment]
     cases = [_placed(_entry(operand, axis, i), places, shape) for i in asked]
     axes, (at, *tables) = align([which, *cases], reading.rows)
-    if mode == "clip":
-        at = jnp.clip(at, 0, n - 1)
     if mode == "fill":
         empty = jnp.full((), jnp.nan if fill is None and jnp.issubdtype(operand.dtype, jnp.inexact) else fill or 0)
         result: Any = empty.astype(operand.dtype).reshape((1,) * len(np.shape(at)))
@@ -100,7 +98,9 @@ def _chosen(
     else:
         result, pending = tables[0], list(zip(asked, tables, strict=True))[1:]
     for i, table in pending:
-        hit, table, result = broadcast_all([jnp.asarray(at == i), table, result])
+        # Beyond the ends lies the first or the last entry, as in XLA, unless there is a number to fill in.
+        here = at == i if mode == "fill" or i != asked[-1] else at >= i
+        hit, table, result = broadcast_all([jnp.asarray(here), table, result])
         result = jax.lax.select(hit, table, result)
     return Held(result, axes)
 

@@ -111,7 +111,7 @@ def _custom_jvp(reading: Reading, equation: Any, values: list[Held]) -> list[Hel
     values = [v.without_form() for v in values]
     avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
     moving = [i for i, a in enumerate(avals) if jnp.issubdtype(a.dtype, jnp.inexact)]
-    plain = Reading(reading.rows)
+    plain = Reading(reading.rows, nested=True)
     layouts: list[Held] = []
 
     def of(closed: core.ClosedJaxpr, inputs: list[Held]) -> list[Held]:
@@ -142,7 +142,8 @@ def _custom_jvp(reading: Reading, equation: Any, values: list[Held]) -> list[Hel
 
     def lay_out(arrays: list[Any]) -> int:
         """A value is held as widely as its tangent, which may vary where it does not."""
-        for value, tangent in zip(outputs_of(arrays), pushed_of(arrays, arrays), strict=True):
+        outputs = outputs_of(arrays)
+        for value, tangent in zip(outputs, outputs if reading.nested else pushed_of(arrays, arrays), strict=True):
             axes, held = align([value, tangent], reading.rows)
             layouts.append(Held(np.empty(np.broadcast_shapes(*[tuple(a.shape) for a in held]), bool), axes))
         return 0

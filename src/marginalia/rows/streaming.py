@@ -268,13 +268,20 @@ def _told_apart(values: dict[int, Held]) -> tuple[dict[int, Held], dict[int, Hel
     constants, varying = {}, {}
     for i, value in values.items():
         array = np.asarray(value.array)
-        if array.size and (array == array.reshape(-1)[0]).all():
+        if array.size and _is_one_number(array):
             constants[i] = Held(array.reshape(-1)[:1].reshape((1,) * array.ndim), value.axes)
         elif varies(value):
             varying[i] = Held(array, value.axes)
         else:
             constants[i] = Held(array, value.axes)
     return constants, varying
+
+
+def _is_one_number(array: np.ndarray) -> bool:
+    one = array.reshape(-1)[0]
+    return bool((array == one).all()) and (
+        array.dtype.kind != "f" or bool((np.signbit(array) == np.signbit(one)).all())
+    )
 
 
 def _counted(varying: dict[int, Held], rows: int) -> tuple[dict[int, Held], np.ndarray | None]:
