@@ -31,7 +31,7 @@ METHODS = {
     "auto": mg.Auto(draws=200, tune=100, chains=2, starts=8),
     "smc": mg.SMC(draws=40, chains=2),
     "metropolis": mg.Metropolis(draws=100, tune=100, chains=2, starts=4),
-    "slice": mg.Slice(draws=100, tune=100, chains=2, starts=4),
+    "slice": mg.Slice(draws=400, tune=100, chains=2, starts=4),
 }
 
 
