@@ -15,7 +15,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llv
 
 # ArviZ puts a lazy NumPyro in its place; a bare `import numpyro.distributions` after that loads the package twice and
 # leaves `numpyro.factor` broken. Loading it whole, first, makes the tests independent of their order.
-import numpyro  # noqa: E402, F401
+import numpyro  # noqa: F401
 
 
 @pytest.fixture

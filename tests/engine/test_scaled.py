@@ -31,6 +31,7 @@ def by_logarithms(start: Any, transition: Any, emission: Any) -> Any:
 
 def both(arguments: tuple[np.ndarray, ...], function: Any = scaled.log_z) -> tuple[Any, Any]:
     """Value and gradients of the sum over sequences, by the function and by logarithms."""
+
     def slopes(f: Any) -> Any:
         return jax.device_get(jax.jit(jax.value_and_grad(lambda *a: jnp.sum(f(*a)), (0, 1, 2)))(*arguments))
 
