@@ -447,3 +447,29 @@ def test_explain_names_every_discrete() -> None:
         s = study(name)
         words = str(s.marginal.explain())
         assert all(site in words for site in s.oracle.sites), words
+
+
+@pytest.mark.parametrize("columns", [2, 4])
+def test_the_scale_of_a_row_is_that_of_all_its_columns(columns: int) -> None:
+    """A scale per row over an event of columns, as many columns as rows among them; no discrete, then one per row."""
+    weight = np.array([1.0, 2.0, 0.5, 3.0])
+    y = np.linspace(-1, 1, 4 * columns).reshape(4, columns)
+
+    def plain(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 3))
+        with numpyro.plate("rows", 4), numpyro.handlers.scale(scale=weight):
+            numpyro.sample("y", dist.Normal(mu, 1).expand([4, columns]).to_event(1), obs=y)
+
+    def mixed(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 3))
+        with numpyro.plate("rows", 4), numpyro.handlers.scale(scale=weight):
+            z = numpyro.sample("z", dist.Bernoulli(0.3))
+            numpyro.sample("y", dist.Normal((mu + z)[:, None], 1).expand([4, columns]).to_event(1), obs=y)
+
+    mu = 0.4
+    prior = stats.norm.logpdf(mu, 0, 3)
+    rows = stats.norm.logpdf(y, mu, 1).sum(1)
+    other = stats.norm.logpdf(y, mu + 1, 1).sum(1)
+    both = logsumexp([np.log(0.7) + rows, np.log(0.3) + other], axis=0)
+    assert float(mg.marginalize(plain, y).log_density({"mu": mu})) == pytest.approx(prior + weight @ rows, rel=1e-12)
+    assert float(mg.marginalize(mixed, y).log_density({"mu": mu})) == pytest.approx(prior + weight @ both, rel=1e-12)

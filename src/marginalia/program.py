@@ -245,6 +245,7 @@ def _density(
     """Second pass: the jaxpr from latents and discretes to every site's elementwise log-probability."""
     terms: list[tuple[str, str, tuple[int, ...], bool]] = []
     scales: list[Any] = []
+    inner: list[int] = []
 
     def run(params: list[Any], states: list[Any]) -> list[Any]:
         values = dict(zip([*latents, *discretes], [*params, *states], strict=True))
@@ -263,6 +264,8 @@ def _density(
             probability = is_discrete(site["fn"]) and (kind == "observed" or peel(site["fn"])[1] is None)
             terms.append((name, kind, tuple(np.shape(outputs[-1])), probability))
             scales.append(site["scale"])
+            # The axes of an event that is taken element by element come after those that a scale knows of.
+            inner.append(site["fn"].event_dim - peel(site["fn"])[0].event_dim)
         traced = [s for s in scales if isinstance(s, jax.core.Tracer)]
         return [*outputs, *traced]
 
@@ -271,7 +274,7 @@ def _density(
     closed = jax.make_jaxpr(run)(floats, whole)
     extra = iter(known_values(closed)[len(terms) :])
     found: list[Term] = []
-    for (name, kind, shape, counts), scale in zip(terms, scales, strict=True):
+    for (name, kind, shape, counts), scale, axes in zip(terms, scales, inner, strict=True):
         if isinstance(scale, jax.core.Tracer):
             lazy = next(extra)
             if lazy is None:
@@ -284,7 +287,9 @@ def _density(
                     )
                 )
             scale = lazy.get()
-        found.append(Term(name, kind, shape, 1.0 if scale is None else np.asarray(scale), counts))
+        own = np.asarray(1.0 if scale is None else scale)
+        own = own.reshape((*own.shape, *(1,) * axes)) if own.ndim else own
+        found.append(Term(name, kind, shape, own, counts))
     if len(closed.jaxpr.outvars) > len(terms):
         whole_program = core.jaxpr_as_fun(closed)
         closed = jax.make_jaxpr(lambda *values: whole_program(*values)[: len(terms)])(*floats, *whole)
