@@ -46,7 +46,7 @@ def judge(written: Written, *, hessian: bool = False, brief: bool = False) -> Ve
         return Verdict("idle", [str(error)])
     if not np.isfinite(truth.density):
         return Verdict("idle")
-    with _eager(len(written.source) % 2 == 0):
+    with _eager(len(written.source) % 2 == 0, by_rows=len(written.source) % 8 == 0):
         try:
             marginal = mg.marginalize(model)
         except mg.Refusal as refusal:
@@ -55,12 +55,16 @@ def judge(written: Written, *, hessian: bool = False, brief: bool = False) -> Ve
 
 
 @contextlib.contextmanager
-def _eager(yes: bool) -> Iterator[None]:
-    """Strategies that are for many discretes, used for few: every second program tests them so."""
+def _eager(yes: bool, *, by_rows: bool) -> Iterator[None]:
+    """Strategies that are for many discretes, used for few: every second program tests them so.
+
+    Every eighth also goes in blocks of two rows and, if it is a chain, in linear space: two ways more to compile.
+    """
     before = sums.COUNT_FROM, chain.SHORTEST, alike.FEWEST
     rows = streaming.FEWEST_ROWS, streaming.LONGEST_BLOCK, chain.LONG, scaled.SHORTEST_SEGMENT
     if yes:
         sums.COUNT_FROM, chain.SHORTEST, alike.FEWEST = 4, 3, 2
+    if by_rows:
         streaming.FEWEST_ROWS, streaming.LONGEST_BLOCK, chain.LONG, scaled.SHORTEST_SEGMENT = 2, 2, 1, 1
     try:
         yield

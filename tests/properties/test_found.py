@@ -92,6 +92,7 @@ numpyro.sample("y", dist.Normal(x + jax.nn.logsumexp(jnp.stack([z * a, s + 0 * z
 
 
 @pytest.mark.xdist_group("random_programs")
+@pytest.mark.slow
 def test_second_derivatives() -> None:
     """Functions with derivatives of their own, differentiated twice."""
     verdict = judge(program(SECOND_DERIVATIVES), hessian=True)
