@@ -8,9 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from jax.scipy.special import logsumexp
 
+import marginalia as mg
 from marginalia.marginal import scaled
 from marginalia.rows.streaming import Streamed, Whole, stream
 
@@ -140,6 +143,7 @@ def test_by_rows_is_what_is_written(name: str) -> None:
         expected = jax.jit(lambda: all_of(lambda p: function(p, arrays)))()
         actual = jax.jit(lambda: all_of(lambda p: found(p, found.data)))()
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True):
+        # Entries that are 0 in exact arithmetic are sums of terms near 1: float64 leaves some 1e-14 of them.
         np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-11)
 
 
@@ -190,4 +194,18 @@ def test_an_all_but_impossible_transition_keeps_paths_that_later_count(
         expected = jax.jit(lambda: all_of(in_logarithms))()
         found = jax.jit(lambda: all_of(lambda *x: jnp.sum(scaled.log_z(*x))))()
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        # Entries that are 0 in exact arithmetic are sums of terms near 1: float64 leaves some 1e-14 of them.
         np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-11)
+
+
+def test_rows_too_wide_for_any_block_are_refused_as_before() -> None:
+    """Twenty-two own discretes a row: blocks of rows do not make a table of 4 million states a row bearable."""
+
+    def model(y):
+        b = numpyro.sample("b", dist.Normal(0, 1).expand([22]).to_event(1))
+        with numpyro.plate("rows", len(y)):
+            z = numpyro.sample("z", dist.Bernoulli(0.5).expand([22]).to_event(1))
+            numpyro.sample("y", dist.Normal(z @ b, 1), obs=y)
+
+    with mg.limits(max_states=2**22), pytest.raises(mg.Refusal, match="max_numbers"):
+        mg.marginalize(model, np.linspace(-1, 1, 5000))

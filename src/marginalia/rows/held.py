@@ -30,6 +30,10 @@ class Unreadable(Exception):
     """An operation meets the rows in a way that blocks of rows cannot follow; the ordinary evaluation can."""
 
 
+class TooLarge(Unreadable):
+    """What would be computed once from the data, or for one row, is larger than what is spared."""
+
+
 @dataclass(frozen=True, eq=False)
 class Held:
     """A value: its axes in atoms, and its array with the rows last."""
@@ -123,13 +127,10 @@ def refine(value: Held, axes: Axes, rows: int) -> Held:
         else:
             shape += list(wanted)
     atoms = [a for axis in axes for a in axis]
-    array = value.array
-    if ROWS in value.atoms:
-        if ROWS not in atoms:
-            raise Unreadable("rows that end")
-        # The rows stay innermost: only what is not the rows is regrouped.
-        return Held(array.reshape(rows_last(shape, atoms)), axes, value.form)
-    return Held(array.reshape(rows_last(shape, atoms)), axes, value.form)
+    if ROWS in value.atoms and ROWS not in atoms:
+        raise Unreadable("rows that end")
+    # The rows stay innermost: only what is not the rows is regrouped.
+    return Held(value.array.reshape(rows_last(shape, atoms)), axes, value.form)
 
 
 def common_axes(values: Sequence[Held], rows: int) -> Axes:

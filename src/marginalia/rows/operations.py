@@ -13,7 +13,19 @@ import numpy as np
 from marginalia.jaxpr import constants
 from marginalia.lanes.interpret import ELEMENTWISE
 from marginalia.lanes.structure import reshape_blocks
-from marginalia.rows.held import ROWS, Atoms, Axes, Held, Unreadable, align, broadcast_all, dense, ordinary, rows_last
+from marginalia.rows.held import (
+    ROWS,
+    Atoms,
+    Axes,
+    Held,
+    TooLarge,
+    Unreadable,
+    align,
+    broadcast_all,
+    dense,
+    ordinary,
+    rows_last,
+)
 
 
 @dataclass(eq=False)
@@ -32,6 +44,9 @@ class Reading:
     exits: int = 0
     """How many sums over the rows have been met."""
 
+
+MOST_NUMBERS = 2**28
+"""No array computed once from the data has more."""
 
 SMALL = 4096
 """Constants of up to so many numbers are computed with in NumPy."""
@@ -89,6 +104,8 @@ def elementwise(reading: Reading, equation: Any, values: list[Held]) -> Held:
 
 def bind_elementwise(reading: Reading, equation: Any, values: Sequence[Held]) -> Held:
     axes, arrays = align(values, reading.rows)
+    if reading.eager and math.prod(np.broadcast_shapes(*[np.shape(a) for a in arrays])) > MOST_NUMBERS:
+        raise TooLarge("a table of the data alone too large to be kept")
     known = constants.elementwise(equation.primitive.name, equation.params, arrays)
     if known is not None and (reading.eager or known.size <= SMALL):
         return Held(known, axes)

@@ -1,4 +1,4 @@
-"""Gathers: `effect[group]` with the group a column of the data, `logits[:, k]`, `table[class, answer]`."""
+"""Gathers along one axis: `effect[group]` with the group a column of the data, `logits[:, k]`."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def _chosen(
     """Each entry where the index says so."""
     n = operand.axes[axis][0] if operand.axes[axis] else 1
     which = _placed(index, batch, shape)
-    asked = range(n)
+    asked = list(range(n))
     if isinstance(index.array, np.ndarray):
-        asked = [int(i) for i in np.unique(np.clip(index.array, 0, n - 1))]  # type: ignore[assignment]
+        asked = [int(i) for i in np.unique(np.clip(index.array, 0, n - 1))]
     cases = [_placed(_entry(operand, axis, i), places, shape) for i in asked]
     axes, (at, *tables) = align([which, *cases], reading.rows)
     if mode == "fill":

@@ -56,7 +56,8 @@ def flatten(closed: core.ClosedJaxpr) -> Steps:
 
         def of(atom: Any) -> int | np.ndarray:
             if isinstance(atom, core.Literal):
-                return np.asarray(atom.val, dtype=atom.aval.dtype)  # type: ignore[attr-defined]
+                aval: Any = atom.aval
+                return np.asarray(atom.val, dtype=aval.dtype)
             return names[atom]
 
         for equation in jaxpr.eqns:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.jaxpr.constants import evaluate
-from marginalia.rows.held import ROWS, Axes, Held, Unreadable, dense, ordinary, rows_last, sizes
+from marginalia.rows.held import ROWS, Axes, Held, TooLarge, Unreadable, dense, ordinary, rows_last, sizes
 from marginalia.rows.operations import Reading, apply, varies
 from marginalia.rows.quadratic import leaf
 from marginalia.rows.steps import Step, Steps, flatten, get, needed, run
@@ -31,6 +31,9 @@ BLOCK_NUMBERS = 16384
 """Numbers that a block holds of its widest array: so much stays in a core's own cache."""
 
 SHORTEST_BLOCK, LONGEST_BLOCK = 256, 16384
+
+MOST_IN_BLOCK = 2**22
+"""Numbers of its widest array that even the shortest block may hold."""
 
 SAFE_PRODUCTS = 1e6
 """Products that cancel may be so large, relative to 1, that the sum keeps ten digits in float64."""
@@ -157,7 +160,10 @@ def _prepared(
     varying, weights = _counted(varying, rows)
     before, sums, after, width = _split(program, rest, parameters, abstract, constants, varying, rows)
     counted = next(iter(varying.values())).array.shape[-1]
-    block = min(max(BLOCK_NUMBERS // width, SHORTEST_BLOCK), longest_block)
+    if width > MOST_IN_BLOCK // 2:
+        raise TooLarge(f"one row has a table of {width} numbers")
+    shortest = min(SHORTEST_BLOCK, MOST_IN_BLOCK // width)
+    block = min(max(BLOCK_NUMBERS // width, shortest), longest_block)
     blocks = -(-counted // block)
     # A block of one row would look like what is the same for all.
     block = max(-(-counted // blocks), 2)
@@ -231,6 +237,8 @@ def _computed_once(steps: Sequence[Step], given: dict[int, Any], rows: int, bord
     def perform(reading: Reading, equation: Any, operands: list[Held]) -> list[Held]:
         try:
             found = apply(reading, equation, operands)
+        except TooLarge:
+            raise
         except Unreadable:
             found = []
         if not found or reading.exits:
