@@ -15,7 +15,7 @@ def _convert(x: np.ndarray, new_dtype: Any) -> np.ndarray | None:
         bounds = np.iinfo(new_dtype)
         if not ((x > float(bounds.min)) & (x < float(bounds.max))).all():
             return None
-    return x.astype(new_dtype)
+    return x.astype(new_dtype, copy=False)
 
 
 def _integer_power(x: np.ndarray, y: int) -> np.ndarray:
@@ -57,8 +57,8 @@ ELEMENTWISE: dict[str, Callable[..., np.ndarray | None]] = {
     "convert_element_type": _convert,
     "integer_pow": _integer_power,
     "square": np.square,
-    "copy": np.array,
-    "stop_gradient": np.array,
+    "copy": np.asarray,  # no array is changed in place
+    "stop_gradient": np.asarray,
 }
 """Operations that mean the same in NumPy as in XLA for every dtype met here."""
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from marginalia.errors import Refusal, compose
+from marginalia.jaxpr.device import owned
 from marginalia.lanes import bounds
 from marginalia.lanes.bounds import describe_variables
 from marginalia.lanes.sums import Register
@@ -26,7 +27,7 @@ from marginalia.marginal.eliminate import Eliminated, constants_of, cut, elimina
 from marginalia.marginal.graph import Graph, Scope, build_graph
 from marginalia.marginal.plan import Plan, make_plan
 from marginalia.marginal.semiring import Semiring, log_max, log_sum
-from marginalia.marginal.tabulate import Factor, Part, States, alike_terms, apart, tabulate
+from marginalia.marginal.tabulate import SMALL, Factor, Part, States, alike_terms, apart, tabulate
 from marginalia.marginal.units import find_units
 from marginalia.precision import float64
 from marginalia.program import Program
@@ -139,8 +140,15 @@ class Kernel:
 
     @functools.cached_property
     def data(self) -> tuple[Any, ...]:
-        """What the program closes over, then what is computed from that once for an evaluation by rows."""
-        return (*self.closed, *(self.by_rows.data if isinstance(self.by_rows, Streamed) else ()))
+        """What the program closes over, then what is computed from that once for an evaluation by rows.
+
+        What the latter takes as it is stands there as None.
+        """
+        if not isinstance(self.by_rows, Streamed):
+            return tuple(self.closed)
+        with float64():
+            closed = tuple(x if np.size(x) <= SMALL else owned(x) for x in self.closed)
+        return (*closed, *(None if i in self.by_rows.borrowed else x for i, x in enumerate(self.by_rows.data)))
 
     @property
     def numbers_read(self) -> int:
@@ -156,7 +164,8 @@ class Kernel:
     def log_density(self, params: Mapping[str, Any], data: Any) -> Any:
         """log p(observed, params), the discretes summed out; a scalar, no Jacobian."""
         if isinstance(self.by_rows, Streamed):
-            return self.by_rows(params, data[len(self.closed) :])
+            own, rows = data[: len(self.closed)], data[len(self.closed) :]
+            return self.by_rows(params, self.by_rows.lent(rows, own))
         return self.log_density_whole(params, data)
 
     def log_density_whole(self, params: Mapping[str, Any], data: Any) -> Any:

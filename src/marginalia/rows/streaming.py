@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.jaxpr.constants import evaluate
+from marginalia.jaxpr.device import on_device
+from marginalia.rows.blocks import centred, counted, cut, in_blocks, same_memory, told_apart
 from marginalia.rows.held import ROWS, Axes, Held, TooLarge, Unreadable, dense, ordinary, rows_last, sizes
 from marginalia.rows.operations import Reading, apply, varies
 from marginalia.rows.quadratic import leaf
@@ -27,13 +29,8 @@ from marginalia.rows.steps import Step, Steps, flatten, get, needed, run
 FEWEST_ROWS = 4096
 """Below this the ordinary evaluation is as fast, and there is less to compile."""
 
-BLOCK_NUMBERS = 16384
-"""Numbers that a block holds of its widest array: so much stays in a core's own cache."""
-
-SHORTEST_BLOCK, LONGEST_BLOCK = 256, 16384
-
-MOST_IN_BLOCK = 2**22
-"""Numbers of its widest array that even the shortest block may hold."""
+LONGEST_BLOCK = 16384
+"""Rows of a block, however little each of them holds."""
 
 SAFE_PRODUCTS = 1e6
 """Products that cancel may be so large, relative to 1, that the sum keeps ten digits in float64."""
@@ -44,6 +41,7 @@ class Leaf:
     """Data computed once that vary from row to row, in blocks: (blocks, atoms..., rows of a block)."""
 
     axes: Axes
+    shape: tuple[int, ...]
     centre: np.ndarray | None
     largest: np.ndarray | None
 
@@ -76,6 +74,12 @@ class Streamed:
     structure: Any
     data: tuple[Any, ...]
     """What each evaluation is given: the arrays of the leaves, in order, then the weights of the rows."""
+    borrowed: dict[int, int]
+    """Places in `data` that hold an array of the program's own as it is, with which of these it is."""
+
+    def lent(self, data: Sequence[Any], own: Sequence[Any]) -> tuple[Any, ...]:
+        """`data` with the program's own arrays in the places that were borrowed."""
+        return tuple(own[self.borrowed[i]] if i in self.borrowed else x for i, x in enumerate(data))
 
     def __call__(self, params: Any, data: Sequence[Any]) -> Any:
         flat = self.structure.flatten_up_to(params)
@@ -83,7 +87,7 @@ class Streamed:
         values.update({i: ordinary(jnp.asarray(x)) for i, x in zip(self.parameters, flat, strict=True)})
         run(Reading(self.rows), self.before, values)
         *arrays, weights = data
-        by_leaf = dict(zip(self.leaves, arrays, strict=True))
+        by_leaf = {i: a.reshape(leaf.shape) for (i, leaf), a in zip(self.leaves.items(), arrays, strict=True)}
         for one in self.sums:
             crossing = [values[i] for i in one.crossing]
             blocks = tuple(by_leaf[i] for i in one.leaves)
@@ -122,11 +126,11 @@ def stream(
     program = flatten(closed)
     leaves, structure = jax.tree.flatten(params)
     parameters = program.inputs[: len(leaves)]
-    given = dict(zip(program.inputs[len(leaves) :], jax.tree.leaves(list(data)), strict=True))
-    given.update(program.closed)
+    own = dict(zip(program.inputs[len(leaves) :], jax.tree.leaves(list(data)), strict=True))
+    given = {**own, **program.closed}
     rows = _longest(given.values())
     try:
-        return _prepared(program, parameters, leaves, structure, given, rows, longest_block)
+        return _prepared(program, parameters, leaves, structure, given, list(own.values()), rows, longest_block)
     except Unreadable as reason:
         return Whole(f"its rows meet in other ways than a sum ({reason})")
 
@@ -141,6 +145,7 @@ def _prepared(
     abstract: Sequence[Any],
     structure: Any,
     given: dict[int, Any],
+    own: list[Any],
     rows: int,
     longest_block: int,
 ) -> Streamed:
@@ -154,31 +159,32 @@ def _prepared(
     border = {i for s in rest for i in s.reads if i not in moving}
     border |= {o for o in program.outputs if isinstance(o, int) and o not in moving}
     values = _computed_once(fixed, given, rows, border)
-    constants, varying = _told_apart(values)
+    constants, varying = told_apart(values)
     if not varying:
         raise Unreadable("no rows")
-    varying, weights = _counted(varying, rows)
-    before, sums, after, width = _split(program, rest, parameters, abstract, constants, varying, rows)
-    counted = next(iter(varying.values())).array.shape[-1]
-    if width > MOST_IN_BLOCK // 2:
-        raise TooLarge(f"one row has a table of {width} numbers")
-    shortest = min(SHORTEST_BLOCK, MOST_IN_BLOCK // width)
-    block = min(max(BLOCK_NUMBERS // width, shortest), longest_block)
-    blocks = -(-counted // block)
-    # A block of one row would look like what is the same for all.
-    block = max(-(-counted // blocks), 2)
-    leaves, arrays = {}, []
+    varying, weights = counted(varying, rows)
+    reaches = {i: centred(v.array) for i, v in varying.items()}
+    before, sums, after, width = _split(program, rest, parameters, abstract, constants, varying, reaches, rows)
+    different = next(iter(varying.values())).array.shape[-1]
+    blocks, block = cut(different, width, longest_block)
+    leaves: dict[int, Leaf] = {}
+    arrays: list[Any] = []
+    borrowed: dict[int, int] = {}
     for i, value in varying.items():
-        centre, largest = _centred(value.array)
-        leaves[i] = Leaf(value.axes, centre, largest)
-        arrays.append(_in_blocks(value.array, blocks, block))
-    if weights is None and blocks * block != counted:
-        weights = np.ones(counted)
+        leaves[i] = Leaf(value.axes, (blocks, *value.array.shape[:-1], block), *reaches[i])
+        places = [k for k, x in enumerate(own) if blocks * block == different and _is_own(value.array, x)]
+        if places:
+            borrowed[len(arrays)] = places[0]
+            arrays.append(own[places[0]])
+        else:
+            arrays.append(on_device(in_blocks(value.array, blocks, block)))
+    if weights is None and blocks * block != different:
+        weights = np.ones(different)
     if weights is not None:
-        weights = np.pad(weights, (0, blocks * block - counted)).reshape(blocks, block)
+        weights = on_device(np.pad(weights, (0, blocks * block - different)).reshape(blocks, block))
     return Streamed(
         rows,
-        counted,
+        different,
         block,
         program,
         parameters,
@@ -188,32 +194,15 @@ def _prepared(
         sums,
         after,
         structure,
-        _on_device((*arrays, weights)),
+        (*arrays, weights),
+        borrowed,
     )
 
 
-def _on_device(arrays: Sequence[np.ndarray | None]) -> tuple[Any, ...]:
-    """The arrays as JAX holds them, also when first asked for inside a trace."""
-    with jax.ensure_compile_time_eval():
-        return tuple(None if a is None else jnp.asarray(a) for a in arrays)
-
-
-def _in_blocks(array: np.ndarray, blocks: int, block: int) -> np.ndarray:
-    """(atoms..., rows) as (blocks, atoms..., rows of a block), the last row repeated where the last block is short."""
-    missing = blocks * block - array.shape[-1]
-    if missing:
-        array = np.concatenate([array, np.repeat(array[..., -1:], missing, axis=-1)], axis=-1)
-    array = array.reshape((*array.shape[:-1], blocks, block))
-    return np.ascontiguousarray(np.moveaxis(array, -2, 0))
-
-
-def _centred(array: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Where the columns lie and how far they reach from there."""
-    if array.dtype.kind != "f" or not np.isfinite(array).all():
-        return None, None
-    low, high = array.min(-1, keepdims=True), array.max(-1, keepdims=True)
-    centre = array.mean(-1, keepdims=True)
-    return centre, np.maximum(high - centre, centre - low)
+def _is_own(array: np.ndarray, own: Any) -> bool:
+    """Whether a column of data is one that the program was given, as it lies there."""
+    one_column = array.size == array.shape[-1] == np.size(own)
+    return one_column and array.dtype == jnp.result_type(own) and same_memory(array, np.asarray(own))
 
 
 # ---- what depends on the data alone --------------------------------------------------------------------------------
@@ -247,8 +236,15 @@ def _computed_once(steps: Sequence[Step], given: dict[int, Any], rows: int, bord
             return [with_rows(a, rows) for a in evaluate(equation.primitive, equation.params, whole)]
         return [_marked(Held(np.asarray(v.array), v.axes), rows) for v in found]
 
+    steps = needed(steps, border)
+    last = {i: at for at, step in enumerate(steps) for i in step.reads if i not in border}
     with jax.ensure_compile_time_eval():
-        run(Reading(rows, eager=True), needed(steps, border), values, perform)
+        for at, step in enumerate(steps):
+            run(Reading(rows, eager=True), [step], values, perform)
+            for i in step.reads:
+                # Arrays as long as the data go as soon as nothing reads them any more.
+                if last.get(i) == at:
+                    values.pop(i, None)
     return {i: values[i] for i in border}
 
 
@@ -271,50 +267,6 @@ def _whole(value: Held, rows: int) -> np.ndarray:
     return np.array(array).reshape(sizes(value.axes, rows))
 
 
-def _told_apart(values: dict[int, Held]) -> tuple[dict[int, Held], dict[int, Held]]:
-    """What is the same for all rows, and what is not. One number everywhere is held as one number."""
-    constants, varying = {}, {}
-    for i, value in values.items():
-        array = np.asarray(value.array)
-        if array.size and _is_one_number(array):
-            constants[i] = Held(array.reshape(-1)[:1].reshape((1,) * array.ndim), value.axes)
-        elif varies(value):
-            varying[i] = Held(array, value.axes)
-        else:
-            constants[i] = Held(array, value.axes)
-    return constants, varying
-
-
-def _is_one_number(array: np.ndarray) -> bool:
-    one = array.reshape(-1)[0]
-    return bool((array == one).all()) and (
-        array.dtype.kind != "f" or bool((np.signbit(array) == np.signbit(one)).all())
-    )
-
-
-def _counted(varying: dict[int, Held], rows: int) -> tuple[dict[int, Held], np.ndarray | None]:
-    """Equal rows once, with their number; as they are where few are equal."""
-    columns = [c for v in varying.values() for c in np.asarray(v.array).reshape((-1, rows))]
-    some = slice(None, None, max(rows // 2000, 1))
-    if len(_codes([c[some] for c in columns])[0]) > 0.5 * len(columns[0][some]):
-        return varying, None
-    first, times = _codes(columns)
-    if len(first) > 0.5 * rows:
-        return varying, None
-    return {i: Held(np.ascontiguousarray(v.array[..., first]), v.axes) for i, v in varying.items()}, times.astype(float)
-
-
-def _codes(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Where each different row stands first, and how often it is there."""
-    code = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        bits = column.view(f"i{column.itemsize}") if column.dtype.kind == "f" else column
-        _, own = np.unique(bits, return_inverse=True)
-        _, code = np.unique(code * (int(own.max()) + 1) + own, return_inverse=True)
-    _, first, times = np.unique(code, return_index=True, return_counts=True)
-    return first, times
-
-
 # ---- what depends on parameters ------------------------------------------------------------------------------------
 
 
@@ -325,6 +277,7 @@ def _split(
     abstract: Sequence[Any],
     constants: dict[int, Held],
     varying: dict[int, Held],
+    reaches: dict[int, tuple[np.ndarray | None, np.ndarray | None]],
     rows: int,
 ) -> tuple[tuple[Step, ...], tuple[RowSum, ...], tuple[Step, ...], int]:
     """Steps before the rows, the sums over rows, and the steps after them; the widest array of a row."""
@@ -340,7 +293,7 @@ def _split(
         nonlocal width
         values = dict(constants)
         values.update({i: ordinary(x) for i, x in zip(parameters, params, strict=True)})
-        values.update({i: _leaf(x, varying[i].axes, *_centred(varying[i].array)) for i, x in blocks.items()})
+        values.update({i: _leaf(x, varying[i].axes, *reaches[i]) for i, x in blocks.items()})
         for step in steps:
             reading = Reading(rows, forms=True)
             run(reading, [step], values)

@@ -1,0 +1,39 @@
+"""Arrays of data as JAX holds them, each copied once at most."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+_LINE = 64
+"""Bytes to which JAX wants memory aligned: what is not is copied."""
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array not yet filled that JAX takes over as it is."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _LINE, np.uint8)
+    start = -memory.ctypes.data % _LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def on_device(array: Any) -> Any:
+    """The array as JAX holds it, also when first asked for inside a trace; `array` must not change afterwards."""
+    with jax.ensure_compile_time_eval():
+        return jax.device_put(array)
+
+
+def owned(array: Any) -> Any:
+    """The same for an array that is the user's and may change: a copy.
+
+    `jnp.asarray` copies twice where memory is not aligned, which doubles the peak of memory for large data.
+    """
+    if isinstance(array, jax.Array):
+        return array
+    array = np.asarray(array)
+    held = aligned(array.shape, array.dtype)
+    np.copyto(held, array)
+    return on_device(held)
