@@ -6,21 +6,19 @@ trajectories shortened by a quasi-random factor, and the step size by dual avera
 acceptance rates. Everything happens in coordinates in which the posterior is round, as far as is known.
 
 Written here rather than on BlackJAX's `chees_adaptation`, since that one adapts no metric and is one compiled
-loop, in which nothing can be shown or stopped.
+loop, in which nothing can be shown or stopped. What is adapted costs microseconds a step and stays in NumPy: only the
+paths are compiled, in the program that evaluates the density anyhow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from marginalia.infer.problem import Problem, as_key
+from marginalia.infer.evaluator import Steps
+from marginalia.infer.problem import Problem
 
-BLOCK_NUMBERS = 4_000_000  # data elements times chains that one evaluation may hold
 MOST_STEPS = 256  # of one trajectory
 DIVERGED = 1000.0  # energy error
 FIRST_LENGTH = 1.57  # a quarter of an orbit, where the posterior is round
@@ -90,96 +88,100 @@ def restarted(state: State) -> State:
 
 
 class Stepper:
-    """A compiled block of steps of all chains."""
+    """Steps of all chains: paths by the problem's compiled density, all else in NumPy."""
 
-    def __init__(self, problem: Problem, chains: int, tune: int, target: float, block: int) -> None:
-        self._problem = problem
-        self._chains = chains
+    def __init__(self, problem: Problem, tune: int, target: float, block: int) -> None:
+        self._evaluator = problem.evaluator
         self._tune = tune
         self._target = target
         self.block = block
-        self._batch = int(np.clip(BLOCK_NUMBERS // problem.data_size, 1, chains))
-        self._compiled: Callable[..., Any] | None = None
 
     def compile(self) -> None:
         """Trace and compile, without running anything; may be called from another thread."""
-        size, chains = self._problem.dimension, self._chains
-        state = begin(np.zeros((chains, size)), np.zeros(chains), np.zeros((chains, size)))
-        arguments = (state, np.zeros((size, size)), np.zeros(2, np.uint32), np.zeros(self.block), self._problem.data)
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)), arguments)
-        self._compiled = jax.jit(self._blocked).lower(*shapes).compile()
+        self._evaluator.compile(paths=True)
 
     def __call__(self, state: State, root: np.ndarray, bits: np.ndarray) -> tuple[State, Numbers]:
-        """One block more; `root` times its transpose is the metric."""
-        if self._compiled is None:
-            self.compile()
-        assert self._compiled is not None
-        parts = halton(int(state.count) + np.arange(1, self.block + 1))
-        out = self._compiled(state, root, bits, parts, self._problem.data)
-        return jax.tree.map(np.asarray, out)
+        """One block of steps more; `root` times its transpose is the metric.
 
-    def _blocked(self, state: State, root: Any, bits: Any, parts: Any, data: Any) -> tuple[State, Numbers]:
-        def body(state: State, part: Any) -> tuple[State, Numbers]:
-            return self._step(state, part, root, jax.random.fold_in(as_key(bits), state.count), data)
+        Randomness depends on `bits` and the number of the step alone, so a resumed run goes on as if never stopped.
+        """
+        kept = []
+        left = self.block
+        while left:
+            tuning = state.count < self._tune
+            state, numbers = (self._tuned if tuning else self._walked)(state, root, bits, 1 if tuning else left)
+            kept.append(numbers)
+            left -= len(numbers.leaps)
+        return state, Numbers(*(np.concatenate(part) for part in zip(*kept, strict=True)))
 
-        return jax.lax.scan(body, state, parts)
-
-    def _evaluate(self, points: Any, data: Any) -> tuple[Any, Any]:
-        def one(point: Any) -> tuple[Any, Any]:
-            return jax.value_and_grad(self._problem.log_density)(point, data)
-
-        return jax.lax.map(one, points, batch_size=self._batch) if self._batch < self._chains else jax.vmap(one)(points)
-
-    def _step(self, state: State, part: Any, root: Any, key: Any, data: Any) -> tuple[State, Numbers]:
-        tuning = state.count < self._tune
-        step = jnp.exp(jnp.where(tuning, state.log_step, state.log_step_mean))
-        length = part * jnp.exp(jnp.where(tuning, state.log_length, state.log_length_mean))
-        leaps = jnp.clip(jnp.ceil(length / step), 1, MOST_STEPS).astype(int)
-        for_momentum, for_choice = jax.random.split(key)
-        momentum = jax.random.normal(for_momentum, state.points.shape)
-
-        def leap(_: Any, carry: tuple[Any, ...]) -> tuple[Any, ...]:
-            points, momentum, _, gradients = carry
-            momentum = momentum + 0.5 * step * gradients @ root
-            points = points + step * momentum @ root.T
-            value, gradients = self._evaluate(points, data)
-            return points, momentum + 0.5 * step * gradients @ root, value, gradients
-
-        first = (state.points, momentum, state.log_density, state.gradients)
-        points, ended, value, gradients = jax.lax.fori_loop(0, leaps, leap, first)
-        before = 0.5 * jnp.sum(momentum**2, axis=1) - state.log_density
-        after = 0.5 * jnp.sum(ended**2, axis=1) - value
-        usable = jnp.isfinite(after) & jnp.all(jnp.isfinite(gradients), axis=1)
-        rise = jnp.where(usable, after - before, jnp.inf)
-        accept = jnp.exp(-jnp.maximum(rise, 0.0))
-        taken = jax.random.uniform(for_choice, accept.shape) < accept
-        slope = _slope(state.points, points, ended, accept, root, part)
-        new = self._adapt(state, slope, accept, part)._replace(
-            points=jnp.where(taken[:, None], points, state.points),
-            log_density=jnp.where(taken, value, state.log_density),
-            gradients=jnp.where(taken[:, None], gradients, state.gradients),
+    def _tuned(self, state: State, root: np.ndarray, bits: np.ndarray, _: int) -> tuple[State, Numbers]:
+        """One step of all chains, from which step size and length learn."""
+        rng = np.random.default_rng([*map(int, bits), int(state.count)])
+        part = float(halton(np.array([int(state.count) + 1]))[0])
+        step = float(np.exp(state.log_step))
+        leaps = _leaps(np.array([part]), state.log_length, step)
+        momentum = rng.normal(size=state.points.shape)
+        now = state.points, momentum, state.log_density, state.gradients
+        end = self._evaluator.leap(*now, step, int(leaps[0]), root)
+        first, after, rise, accept = _energies(state.log_density, momentum, end)
+        taken = rng.random(len(accept)) < accept
+        slope = _slope(state.points, end.points, end.momenta, accept, root, part)
+        new = self._adapted(state, slope, accept)._replace(
+            points=np.where(taken[:, None], end.points, state.points),
+            log_density=np.where(taken, end.values, state.log_density),
+            gradients=np.where(taken[:, None], end.slopes, state.gradients),
+            count=state.count + 1,
+            since=state.since + 1,
         )
-        energy = jnp.where(taken, after, before)
-        return new, Numbers(new.points, new.log_density, energy, accept, rise > DIVERGED, leaps, step)
+        energy = np.where(taken, after, first)
+        numbers = (new.points, new.log_density, energy, accept, ~(rise <= DIVERGED))
+        return new, Numbers(*(part[None] for part in numbers), leaps, np.array([step]))
 
-    def _adapt(self, state: State, slope: Any, accept: Any, part: Any) -> State:
+    def _walked(self, state: State, root: np.ndarray, bits: np.ndarray, steps: int) -> tuple[State, Numbers]:
+        """Steps of every chain for itself, as nothing is learnt any more."""
+        rng = np.random.default_rng([*map(int, bits), int(state.count)])
+        chains, size = state.points.shape
+        step = float(np.exp(state.log_step_mean))
+        leaps = _leaps(halton(int(state.count) + np.arange(1, steps + 1)), state.log_length_mean, step)
+        momenta, uniforms = rng.normal(size=(steps, chains, size)), rng.random((steps, chains))
+        now = state.points, momenta, state.log_density, state.gradients
+        found = self._evaluator.walk(*now, uniforms, leaps, step, root)
+        # The step at which each chain arrived where it is: 0 where it began.
+        arrived = np.maximum.accumulate(np.where(found.taken, np.arange(1, steps + 1)[:, None], 0), axis=0)
+
+        def visited(first: np.ndarray, ends: np.ndarray) -> np.ndarray:
+            return np.concatenate([first[None], ends])[arrived, np.arange(chains)]
+
+        points, values = visited(state.points, found.points), visited(state.log_density, found.values)
+        before = np.concatenate([state.log_density[None], values[:-1]])
+        first, after, rise, accept = _energies(before, momenta, found)
+        new = state._replace(
+            points=points[-1],
+            log_density=values[-1],
+            gradients=visited(state.gradients, found.slopes)[-1],
+            count=state.count + steps,
+            since=state.since + steps,
+        )
+        energy = np.where(found.taken, after, first)
+        return new, Numbers(points, values, energy, accept, ~(rise <= DIVERGED), leaps, np.full(steps, step))
+
+    def _adapted(self, state: State, slope: float, accept: np.ndarray) -> State:
         """Step size by dual averaging, length by Adam; the means over the tuning are what remains."""
         since = state.since + 1.0
-        rate = 1 / jnp.mean(1 / jnp.maximum(accept, 1e-3))
+        rate = 1 / np.mean(1 / np.maximum(accept, 1e-3))
         error = state.error + (self._target - rate - state.error) / (since + OFFSET)
-        log_step = state.centre - jnp.sqrt(since) / SHRINKAGE * error
+        log_step = state.centre - np.sqrt(since) / SHRINKAGE * error
         weight = since**-DECAY
         log_step_mean = weight * log_step + (1 - weight) * state.log_step_mean
         first = 0.9 * state.first + 0.1 * slope
         second = 0.95 * state.second + 0.05 * slope**2
         count = state.count + 1.0
-        change = (first / (1 - 0.9**count)) / jnp.sqrt(second / (1 - 0.95**count) + 1e-20)
-        change = jnp.clip(LEARNING_RATE * change, -LONGEST_CHANGE, LONGEST_CHANGE)
-        log_length = jnp.clip(state.log_length + change, jnp.log(0.1), jnp.log(MOST_STEPS) + log_step)
-        kept = 1 / jnp.minimum(count, 100.0)
+        change = (first / (1 - 0.9**count)) / np.sqrt(second / (1 - 0.95**count) + 1e-20)
+        change = np.clip(LEARNING_RATE * change, -LONGEST_CHANGE, LONGEST_CHANGE)
+        log_length = np.clip(state.log_length + change, np.log(0.1), np.log(MOST_STEPS) + log_step)
+        kept = 1 / np.minimum(count, 100.0)
         log_length_mean = kept * log_length + (1 - kept) * state.log_length_mean
-        tuning = state.count < self._tune
-        moved = state._replace(
+        return state._replace(
             log_step=log_step,
             log_step_mean=log_step_mean,
             error=error,
@@ -188,25 +190,40 @@ class Stepper:
             first=first,
             second=second,
         )
-        held = jax.tree.map(lambda a, b: jnp.where(tuning, a, b), moved, state)
-        return held._replace(count=state.count + 1, since=state.since + 1)
 
 
-def _slope(before: Any, after: Any, momentum: Any, accept: Any, root: Any, part: Any) -> Any:
+def _leaps(parts: np.ndarray, log_length: Any, step: float) -> np.ndarray:
+    """How many leapfrog steps make up the parts of a length."""
+    return np.clip(np.ceil(parts * float(np.exp(log_length)) / step), 1, MOST_STEPS).astype(np.int64)
+
+
+def _energies(before: np.ndarray, momentum: np.ndarray, end: Steps) -> tuple[np.ndarray, ...]:
+    """Energy at the beginning and end of each path, how much it rose, and the chance that the path is taken."""
+    with np.errstate(all="ignore"):  # a path may end at infinity: it is not taken
+        first = 0.5 * np.sum(momentum**2, axis=-1) - before
+        after = 0.5 * np.sum(end.momenta**2, axis=-1) - end.values
+        usable = np.isfinite(after) & np.all(np.isfinite(end.slopes), axis=-1)
+        rise = np.where(usable, after - first, np.inf)
+        return first, after, rise, np.exp(-np.maximum(rise, 0.0))
+
+
+def _slope(
+    before: np.ndarray, after: np.ndarray, momentum: np.ndarray, accept: np.ndarray, root: np.ndarray, part: float
+) -> float:
     """How ChEES changes with the log of the length; the scale does not matter, Adam takes it out."""
-    usable = (accept > 1e-4) & jnp.all(jnp.isfinite(after), axis=1)
-    weight = jnp.where(usable, accept, 0.0)
-    total = jnp.maximum(weight.sum(), 1e-10)
-    end = jnp.where(usable[:, None], after, 0.0)
+    usable = (accept > 1e-4) & np.all(np.isfinite(after), axis=1) & np.all(np.isfinite(momentum), axis=1)
+    weight = np.where(usable, accept, 0.0)
+    total = max(float(weight.sum()), 1e-10)
+    end = np.where(usable[:, None], after, 0.0)
     from_start = _round(root, before - before.mean(axis=0))
     from_end = _round(root, end - weight @ end / total)
-    gain = jnp.sum(from_end**2, axis=1) - jnp.sum(from_start**2, axis=1)
-    along = jnp.sum(from_end * jnp.where(usable[:, None], momentum, 0.0), axis=1)
-    return part * jnp.sum(weight * gain * along) / total
+    gain = np.sum(from_end**2, axis=1) - np.sum(from_start**2, axis=1)
+    along = np.sum(from_end * np.where(usable[:, None], momentum, 0.0), axis=1)
+    return part * float(np.sum(weight * gain * along)) / total
 
 
-def _round(root: Any, moves: Any) -> Any:
-    return jnp.linalg.solve(root, moves.T).T
+def _round(root: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    return np.linalg.solve(root, moves.T).T
 
 
 def halton(index: np.ndarray) -> np.ndarray:

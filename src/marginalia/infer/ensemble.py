@@ -24,7 +24,7 @@ from marginalia.infer.result import Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
-BLOCK = 25  # steps in one compiled call: between two of them there is progress and a chance to stop
+BLOCK = 25  # steps between two tellings of progress, or savings
 LARGEST_NESTED_RHAT = 1.01
 FEWEST_EFFECTIVE = 400
 METRIC_AT = (1 / 3, 2 / 3)  # parts of the tuning after which the metric is taken from the chains
@@ -39,7 +39,7 @@ def run(
     checkpoint: Checkpoint = NOWHERE,
 ) -> Result:
     """Draw from the posterior; what it raises, and what an interrupt does, are as in `nuts.run`."""
-    stepper = Stepper(problem, options.chains, options.tune, options.target_accept, BLOCK)
+    stepper = Stepper(problem, options.tune, options.target_accept, BLOCK)
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(in_float64(stepper.compile))
         clock = time.perf_counter()

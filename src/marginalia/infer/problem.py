@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.errors import FitError, compose
+from marginalia.infer.evaluator import Evaluator
 from marginalia.precision import in_float64
 
 type Labelling = Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
@@ -34,6 +35,7 @@ class Problem:
         one_labelling: From draws `{site: (chain, draw, ...)}` and their log densities `(chain, draw)` to the same
             draws under one labelling of the components, as they will be judged in the end. Unless given, the
             draws as they are.
+        evaluator: Values and gradients of many points, by one compiled program.
         mirrors: From some points `{site: (n, ...)}` to the sites that are reflected when two labels change places, a
             tuple for each pair of labels. Unless given, none.
 
@@ -69,8 +71,9 @@ class Problem:
             )
         self.data_size = max(1, self.kernel.numbers_read)
         self.traces = 0
-        # An inner jit is traced once, whoever calls it: value, gradient, sampler and optimiser share it.
+        # An inner jit is traced once, whoever calls it: value, gradient and samplers share it.
         self.log_density = jax.jit(self._log_density)
+        self.evaluator = Evaluator(self)
 
     def split(self, flat: Any) -> dict[str, Any]:
         """The flat vector `(..., dimension)` as `{site: (..., *unconstrained shape)}`."""
