@@ -8,12 +8,16 @@
    independent proposals visit in proportion to their mass, and a chain does not. The whole run is judged as any
    other, its k-hat included; if anything is found, the choice goes on.
 4. Else **SMC**, where several distinct modes have comparable mass.
-5. Else **NUTS**, which runs on until the judge is content, up to a stated number of draws; and then SMC after all,
-   if the chains have missed a minor mode that they should have seen.
+5. Else, with few data and few parameters, the **ensemble**: Hamiltonian chains tuned together, which run on until the
+   judge is content, up to a stated number of draws. If anything is found, a draw that diverged for one, the choice
+   goes on.
+6. Else **NUTS**, which runs on in the same way; and then SMC after all, if the chains have missed a minor mode that
+   they should have seen.
 
-A draw of NUTS needs some ten gradients, one after another; a draw of Laplace one density, all at the same time.
-With few data both take less than the compilation, and NUTS also finds its way to places that no start has seen,
-so it is preferred there.
+A draw of the chains needs some ten gradients, one after another; a draw of Laplace one density, all at the same time.
+With few data both take less than the compilation, and chains also find their way to places that no start has seen,
+so they are preferred there. The ensemble comes before NUTS because it is compiled already: it moves by the program
+that has found the modes, where NUTS has one of its own that takes seconds to compile.
 """
 
 from __future__ import annotations
@@ -21,14 +25,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from marginalia.errors import FitError
-from marginalia.infer import laplace, modes, nuts, smc
+from marginalia.infer import ensemble, laplace, modes, nuts, smc
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint
-from marginalia.infer.densities import Densities
-from marginalia.infer.options import NUTS, SMC, Auto, Laplace
+from marginalia.infer.chees import Stepper
+from marginalia.infer.densities import FEW_DATA, Densities
+from marginalia.infer.options import NUTS, SMC, Auto, Ensemble, Laplace
 from marginalia.infer.pareto import LARGEST_K
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
@@ -36,12 +42,13 @@ from marginalia.infer.result import Result
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
-MANY_DATA = 5_000  # numbers that one evaluation reads: from here on gradients are dear
 MOST_DIMENSIONS = 50  # independent proposals in more are mostly refused
 LEAST_EFFICIENCY = 0.1
 USUAL_EFFICIENCY = 0.25  # below it, more proposals are made, to give as many effective draws
 MORE_POINTS = 4  # times as many, where SMC's points were too few
-NAMES = {"laplace": "Laplace", "nuts": "NUTS", "smc": "SMC"}
+NAMES = {"laplace": "Laplace", "ensemble": "the ensemble", "nuts": "NUTS", "smc": "SMC"}
+TUNE_ENSEMBLE = 300  # steps: its metric begins with the curvature at the mode
+SUPERCHAINS = 2
 FEWEST_AGREEING = 2  # starts that must have reached the mode
 
 
@@ -58,14 +65,16 @@ def run(
         FitError: No start has a finite density.
         KeyboardInterrupt: Stopped by the user before there was one draw.
     """
-    sampler = nuts.Sampler(problem, _nuts(options))
     densities = Densities(problem)
-    many = problem.data_size >= MANY_DATA
+    many = problem.data_size >= FEW_DATA
     tries = problem.dimension <= MOST_DIMENSIONS
+    sampler = nuts.Sampler(problem, _nuts(options))
+    chains = _ensemble(options) if tries and not many else None
     with ThreadPoolExecutor(1) as pool:
         # What will most likely be needed compiles while the starts run.
-        compiling = [pool.submit(in_float64(densities.compile))] if tries else []
-        compiling += [] if many and tries else [pool.submit(in_float64(sampler.compile))]
+        compiling = [pool.submit(in_float64(partial(problem.evaluator.compile, paths=chains is not None)))]
+        compiling += [pool.submit(in_float64(densities.compile))] if many and tries else []
+        compiling += [] if tries and (many or chains) else [pool.submit(in_float64(sampler.compile))]
         clock = time.perf_counter()
         weighed = search(problem, options.starts, rng, progress, checkpoint.part("modes"))
         seconds_starts = time.perf_counter() - clock
@@ -91,25 +100,45 @@ def run(
             reasons.append("its proposals fit" + (", and visit each mode as often as it deserves" if some else ""))
     if result is None and several:
         result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons)
+    if result is None and chains and weighed.comparable:
+        result = _by_ensemble(problem, chains, weighed, rng, progress, checkpoint, measured, reasons)
     if result is None:
         result = nuts.sample(problem, sampler, weighed, rng, progress, checkpoint)
-        if result.info["missed_modes"] and not several:
-            reasons.append("NUTS missed a minor mode")
-            result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons) or result
-        else:
-            reasons.append(
-                "it follows the density wherever it leads" if many else "with so few data gradients are cheap"
-            )
+        reasons.append("it follows the density wherever it leads" if many else "with so few data gradients are cheap")
+    if result.info.get("missed_modes") and not several:
+        reasons[-1:] = [f"{NAMES[result.method]} missed a minor mode"]
+        result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons) or result
     made = next(iter(result.draws.values())).shape[1]
     if made > options.draws:
         reasons.append(f"{made} draws a chain, not {options.draws}, to have enough effective ones")
     info = {
         **result.info,
-        "choice": f"{NAMES[result.method]} was chosen ({', '.join(measured)}): {'; '.join(reasons)}.",
+        "choice": f"{_capital(NAMES[result.method])} was chosen ({', '.join(measured)}): {'; '.join(reasons)}.",
         "k_hat": tried.k_hat if tried and result.method != "laplace" else result.info.get("k_hat"),
         "seconds_starts": seconds_starts,
     }
     return dataclasses.replace(result, info=info)
+
+
+def _by_ensemble(
+    problem: Problem,
+    options: Ensemble,
+    weighed: modes.Modes,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint,
+    measured: list[str],
+    reasons: list[str],
+) -> Result | None:
+    """The ensemble's result, unless anything but a missed mode was found in it. Adds to `measured` or `reasons`."""
+    stepper = Stepper(problem, options.tune, options.target_accept, ensemble.BLOCK)
+    own = rng.spawn(1)[0]
+    result = ensemble.sample(problem, stepper, weighed, options, own, progress, checkpoint.part("ensemble"))
+    if not result.findings or result.info["interrupted"] or result.info["missed_modes"]:
+        reasons.append("with so few data gradients are cheap")
+        return result
+    measured.append("the ensemble did not pass the checks")
+    return None
 
 
 def _tempered(
@@ -156,6 +185,24 @@ def _measured(problem: Problem, weighed: modes.Modes, tried: laplace.Pilot | Non
     else:
         out.append(f"Pareto k-hat of Laplace {tried.k_hat:.2f}")
     return out
+
+
+def _ensemble(options: Auto) -> Ensemble | None:
+    """As many chains as asked for, if they can be halved into superchains."""
+    if options.chains < 2 * SUPERCHAINS or options.chains % SUPERCHAINS:
+        return None
+    return Ensemble(
+        options.draws,
+        min(options.tune, TUNE_ENSEMBLE),
+        options.chains,
+        SUPERCHAINS,
+        starts=options.starts,
+        max_draws=options.max_draws,
+    )
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _nuts(options: Auto) -> NUTS:

@@ -12,24 +12,33 @@ from marginalia.infer.problem import Problem, in_threads
 
 BLOCK_NUMBERS = 1_000_000  # data elements times points that one call may hold: some 8 MB a table column
 MOST_POINTS = 250  # per call: there is progress, and a chance to stop, between calls
+FEW_DATA = 5_000  # numbers that one evaluation reads: below it gradients cost less than another compilation
 
 
 class Densities:
-    """The log density on batches of points, compiled once for one batch size."""
+    """The log density on batches of points, compiled once for one batch size; with few data, together with gradients."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self.block = max(1, min(MOST_POINTS, BLOCK_NUMBERS // problem.data_size))
+        self._few = problem.data_size < FEW_DATA
+        self.block = MOST_POINTS if self._few else max(1, min(MOST_POINTS, BLOCK_NUMBERS // problem.data_size))
         self._compiled: Callable[..., Any] | None = None
 
     def compile(self) -> None:
         """Trace and compile, without running anything; may be called from another thread."""
+        if self._few:
+            self._problem.evaluator.compile()
+            return
         points = jax.ShapeDtypeStruct((self.block, self._problem.dimension), np.float64)
         batched = jax.jit(jax.vmap(self._problem.log_density, (0, None)))
         self._compiled = batched.lower(points, self._problem.data).compile()
 
     def blocks(self, points: np.ndarray) -> Iterator[np.ndarray]:
         """Values of `points` `(n, dimension)`, a block of at most `block` of them at a time; NaN counts as -inf."""
+        if self._few:
+            for begin in range(0, len(points), self.block):
+                yield self._problem.evaluator.values(points[begin : begin + self.block])
+            return
         if self._compiled is None:
             self.compile()
         assert self._compiled is not None

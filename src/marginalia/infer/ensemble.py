@@ -29,6 +29,8 @@ LARGEST_NESTED_RHAT = 1.01
 FEWEST_EFFECTIVE = 400
 METRIC_AT = (1 / 3, 2 / 3)  # parts of the tuning after which the metric is taken from the chains
 METRIC_STEPS = 50  # last steps of all chains that make it
+FEW_CHAINS = 16  # so many are run long enough for R-hat itself; more are judged by nested R-hat
+HOPELESS_RHAT = 1.2  # after the first doubling: such chains sit in different modes, and more draws do not help
 
 
 def run(
@@ -44,17 +46,27 @@ def run(
         compiling = pool.submit(in_float64(stepper.compile))
         clock = time.perf_counter()
         weighed = search(problem, options.starts, rng, progress, checkpoint.part("modes"))
-        state = _begin(problem, weighed, options, rng)
         seconds_starts = time.perf_counter() - clock
         compiling.result()
+    result = sample(problem, stepper, weighed, options, rng, progress, checkpoint)
+    return dataclasses.replace(result, info={**result.info, "seconds_starts": seconds_starts})
+
+
+def sample(
+    problem: Problem,
+    stepper: Stepper,
+    weighed: modes.Modes,
+    options: Ensemble,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint = NOWHERE,
+) -> Result:
+    """Draw from the posterior, the modes being known."""
     clock = time.perf_counter()
+    first = _begin(problem, weighed, options, rng)
     root = weighed.comparable[0].curvature.root if weighed.comparable else np.eye(problem.dimension)
-    pieces, interrupted = _advance(stepper, state, root, options, rng, progress, checkpoint.part("chains"))
-    kept = Numbers(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
-    length = min(len(kept.points), options.tune + options.draws)
-    if length <= options.tune:
-        raise KeyboardInterrupt
-    after = Numbers(*(part[options.tune : length] for part in kept))
+    moving = _Moving(stepper, options, key_data(rng), first, root, progress, checkpoint.part("chains"))
+    after, wanted = _until_content(problem, moving, options)
     draws = problem.constrain(np.swapaxes(after.points, 0, 1))
     stats = {
         "lp": after.log_density.T,
@@ -65,7 +77,8 @@ def run(
         "step_size": np.tile(after.step_size, (options.chains, 1)),
     }
     report = weighed.found.report(problem.jacobian, weighed.chosen)
-    findings = stopped(interrupted, length - options.tune, options.draws) + _missed(problem, weighed, after)
+    missed = _missed(problem, weighed, after)
+    findings = stopped(moving.interrupted, len(after.points), wanted) + missed
     findings += judge(draws, stats, dataclasses.asdict(options))
     findings += edge.findings(weighed.found.optimiser, after.points, after.diverging)
     info = {
@@ -76,12 +89,33 @@ def run(
         "step_size": float(after.step_size[-1]),
         "leapfrog_steps": float(after.leaps.mean()),
         "divergences": int(after.diverging.sum()),
-        "gradient_evaluations": int(kept.leaps.sum()) * options.chains,
-        "interrupted": interrupted,
-        "seconds_starts": seconds_starts,
+        "gradient_evaluations": sum(int(piece.leaps.sum()) for piece in moving.pieces) * options.chains,
+        "missed_modes": bool(missed),
+        "interrupted": moving.interrupted,
         "seconds_sampling": time.perf_counter() - clock,
     }
     return Result("ensemble", draws, stats, report, findings, info)
+
+
+def _until_content(problem: Problem, moving: _Moving, options: Ensemble) -> tuple[Numbers, int]:
+    """The draws asked for; then, up to `max_draws`, twice as many until nothing is found that more would mend.
+
+    Returns:
+        What was kept of the steps after tuning, and how many there should be.
+    """
+    wanted = options.draws
+    while True:
+        moving.advance(options.tune + wanted)
+        after = moving.after(options.tune, wanted)
+        if not len(after.points):
+            raise KeyboardInterrupt
+        if moving.interrupted or 2 * wanted > (options.max_draws or 0) or after.diverging.any():
+            return after, wanted
+        draws = problem.one_labelling(problem.constrain(np.swapaxes(after.points, 0, 1)), after.log_density.T)
+        doubt = check.doubt(draws)
+        if not doubt.any or (wanted > options.draws and doubt.worst_rhat > HOPELESS_RHAT):
+            return after, wanted
+        wanted *= 2
 
 
 def _missed(problem: Problem, weighed: modes.Modes, after: Numbers) -> tuple[str, ...]:
@@ -91,11 +125,13 @@ def _missed(problem: Problem, weighed: modes.Modes, after: Numbers) -> tuple[str
 
 
 def judge(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dict[str, Any]) -> tuple[str, ...]:
-    """Nested R-hat, effective draws of all chains together, and divergences."""
+    """R-hat of few chains and nested R-hat of many, effective draws of all chains together, and divergences."""
     chains, length = stats["lp"].shape
     out: list[str] = []
     if length < 4:
         out.append(f"Only {length} draws per chain: convergence cannot be judged. Ask for more draws.")
+    elif chains <= FEW_CHAINS:
+        out += check.mixing(draws)
     else:
         nested = {name: np.nanmax(v, initial=1.0) for name, v in nested_rhat(draws, options["superchains"]).items()}
         high = {name: value for name, value in nested.items() if value > LARGEST_NESTED_RHAT}
@@ -151,50 +187,68 @@ def _begin(problem: Problem, weighed: modes.Modes, options: Ensemble, rng: np.ra
     return begin(*(np.repeat(column, each, axis=0) for column in columns))
 
 
-def _advance(
-    stepper: Stepper,
-    state: State,
-    root: np.ndarray,
-    options: Ensemble,
-    rng: np.random.Generator,
-    progress: Progress,
-    checkpoint: Checkpoint,
-) -> tuple[list[Numbers], bool]:
-    """All steps, a block at a time; twice in the tuning the metric is taken from the chains."""
-    bits = key_data(rng)
-    steps = options.tune + options.draws
-    renewals = [int(part * options.tune) for part in METRIC_AT]
-    # What the next step depends on changes at once, so that an interrupt finds it in step.
-    held = state, root, 0, list[Numbers]()
-    saved = checkpoint.load()
-    if saved is not None:
-        joined = [np.split(part, saved["blocks"]) for part in saved["joined"]]
-        pieces = [Numbers(*block) for block in zip(*joined, strict=True)]
-        held = rebuild(state, saved["state"]), saved["root"], saved["renewed"], pieces
+class _Moving:
+    """Chains on their way: a block of steps at a time; twice in the tuning the metric is taken from the chains."""
 
-    def kept() -> dict[str, Any]:
-        state, root, renewed, pieces = held
+    def __init__(
+        self,
+        stepper: Stepper,
+        options: Ensemble,
+        bits: np.ndarray,
+        state: State,
+        root: np.ndarray,
+        progress: Progress,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self.interrupted = False
+        self._stepper, self._tune, self._bits = stepper, options.tune, bits
+        self._progress, self._checkpoint = progress, checkpoint
+        self._renewals = [int(part * options.tune) for part in METRIC_AT]
+        # What the next step depends on changes at once, so that an interrupt finds it in step.
+        self._held = state, root, 0, list[Numbers]()
+        saved = checkpoint.load()
+        if saved is not None:
+            joined = [np.split(part, saved["blocks"]) for part in saved["joined"]]
+            pieces = [Numbers(*block) for block in zip(*joined, strict=True)]
+            self._held = rebuild(state, saved["state"]), saved["root"], saved["renewed"], pieces
+
+    @property
+    def pieces(self) -> list[Numbers]:
+        """All blocks so far, those of the tuning included."""
+        return self._held[3]
+
+    def after(self, tune: int, draws: int) -> Numbers:
+        """The first `draws` steps after the tuning, or as many as there are."""
+        if not self.pieces:
+            raise KeyboardInterrupt
+        kept = Numbers(*(np.concatenate(parts) for parts in zip(*self.pieces, strict=True)))
+        return Numbers(*(part[tune : tune + draws] for part in kept))
+
+    def _kept(self) -> dict[str, Any]:
+        state, root, renewed, pieces = self._held
         joined = [np.concatenate(part) for part in zip(*pieces, strict=True)]
         return {"state": leaves(state), "root": root, "renewed": renewed, "joined": joined, "blocks": len(pieces)}
 
-    progress.stage("sampling (steps of all chains)", steps)
-    try:
-        while len(held[3]) * BLOCK < steps:
-            state, root, renewed, pieces = held
-            state, numbers = stepper(state, root, bits)
-            pieces = [*pieces, numbers]
-            done = len(pieces) * BLOCK
-            if renewed < len(renewals) and renewals[renewed] <= done < options.tune:
-                renewed += 1
-                root, state = _metric(pieces, root), restarted(state)
-            held = state, root, renewed, pieces
-            progress.update(min(done, steps), f"{numbers.leaps.mean():.0f} leaps, accept {numbers.accept.mean():.2f}")
-            checkpoint.save(kept, now=done >= steps)
-    except KeyboardInterrupt:
-        if held[3]:
-            checkpoint.save(kept, now=True)
-        return held[3], True
-    return held[3], False
+    def advance(self, steps: int) -> None:
+        """On to so many steps in all, or a little more; stops when interrupted."""
+        self._progress.stage("sampling (steps of all chains)", steps)
+        try:
+            while len(self.pieces) * BLOCK < steps:
+                state, root, renewed, pieces = self._held
+                state, numbers = self._stepper(state, root, self._bits)
+                pieces = [*pieces, numbers]
+                done = len(pieces) * BLOCK
+                if renewed < len(self._renewals) and self._renewals[renewed] <= done < self._tune:
+                    renewed += 1
+                    root, state = _metric(pieces, root), restarted(state)
+                self._held = state, root, renewed, pieces
+                about = f"{numbers.leaps.mean():.0f} leaps, accept {numbers.accept.mean():.2f}"
+                self._progress.update(min(done, steps), about)
+                self._checkpoint.save(self._kept, now=done >= steps)
+        except KeyboardInterrupt:
+            if self.pieces:
+                self._checkpoint.save(self._kept, now=True)
+            self.interrupted = True
 
 
 def _metric(pieces: list[Numbers], root: np.ndarray) -> np.ndarray:

@@ -66,19 +66,27 @@ class Evaluator:
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log densities `(n,)` and gradients `(n, dimension)`; -inf and 0 where either is not finite."""
+        values, slopes = self._evaluate(points)
+        usable = np.isfinite(values) & np.isfinite(slopes).all(axis=1)
+        return np.where(usable, values, -np.inf), np.where(usable[:, None], slopes, 0.0)
+
+    def values(self, points: np.ndarray) -> np.ndarray:
+        """Log densities alone `(n,)`; NaN counts as -inf."""
+        values, _ = self._evaluate(points)
+        return np.where(np.isnan(values), -np.inf, values)
+
+    def _evaluate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not len(points):
             return np.empty(0), points
         if self._paths is None:
             self.compile()
-        if self._paths is not None:
-            zeros, numbers = np.zeros_like(points), np.zeros(len(points))
-            root = np.zeros((points.shape[1], points.shape[1]))
-            found = self.leap(points, zeros, numbers, zeros, 0.0, 1, root)
-            values, slopes = found.values, found.slopes
-        else:
+        if self._paths is None:
             values, slopes = (np.concatenate(part) for part in zip(*self._parts(self._values_of, points), strict=True))
-        usable = np.isfinite(values) & np.isfinite(slopes).all(axis=1)
-        return np.where(usable, values, -np.inf), np.where(usable[:, None], slopes, 0.0)
+            return values, slopes
+        zeros, numbers = np.zeros_like(points), np.zeros(len(points))
+        root = np.zeros((points.shape[1], points.shape[1]))
+        found = self.leap(points, zeros, numbers, zeros, 0.0, 1, root)
+        return found.values, found.slopes
 
     def leap(
         self,

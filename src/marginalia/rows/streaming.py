@@ -25,6 +25,7 @@ from marginalia.rows.held import ROWS, Axes, Held, TooLarge, Unreadable, dense, 
 from marginalia.rows.operations import Reading, apply, varies
 from marginalia.rows.quadratic import leaf
 from marginalia.rows.steps import Step, Steps, flatten, get, needed, run
+from marginalia.rows.unroll import Unrolled, unroll
 
 FEWEST_ROWS = 4096
 """Below this the ordinary evaluation is as fast, and there is less to compile."""
@@ -370,20 +371,41 @@ def _summed(streamed: Streamed, one: RowSum, crossing: Sequence[Held], blocks: t
 
         return jax.lax.scan(step, zero, (blocks, weights))[0]
 
+    @functools.cache
+    def narrow(forms: bool) -> Unrolled | None:
+        each = [jax.ShapeDtypeStruct(b.shape[1:], b.dtype) for b in (*blocks, *_some(weights))]
+
+        def of_all(arrays: Sequence[Any], block: Sequence[Any]) -> Any:
+            weight = None if weights is None else block[-1]
+            return of_block(arrays, block[: len(blocks)], weight, forms)[0]
+
+        return unroll(of_all, [v.array for v in crossing], each)
+
     def value(forms: bool, arrays: Any, blocks: Any, weights: Any) -> Any:
+        unrolled = narrow(forms)
+        if unrolled is not None:
+            handed = unrolled.handed(arrays)
+            return over_blocks(lambda b: unrolled.value(*handed, (*b[0], *_some(b[1]))), blocks, weights)
         return over_blocks(lambda b: of_block(arrays, b[0], b[1], forms)[0], blocks, weights)
 
     def value_and_slopes(forms: bool, arrays: Any, blocks: Any, weights: Any) -> Any:
+        moved = [arrays[i] for i in moving]
+
+        def every(moved: list[Any]) -> list[Any]:
+            own = dict(zip(moving, moved, strict=True))
+            return [own.get(i, a) for i, a in enumerate(arrays)]
+
         def act(block: Any) -> Any:
-            def of_moving(moved: list[Any]) -> Any:
-                every = list(arrays)
-                for i, x in zip(moving, moved, strict=True):
-                    every[i] = x
-                return of_block(every, block[0], block[1], forms)[0]
+            return jax.value_and_grad(lambda x: of_block(every(x), block[0], block[1], forms)[0])(moved)
 
-            return jax.value_and_grad(of_moving)([arrays[i] for i in moving])
-
-        return over_blocks(act, blocks, weights)
+        unrolled = narrow(forms)
+        if unrolled is None:
+            return over_blocks(act, blocks, weights)
+        handed, pull, fixed = jax.vjp(lambda x: unrolled.handed(every(x)), moved, has_aux=True)
+        found, slopes = over_blocks(
+            lambda b: unrolled.value_and_slopes(handed, fixed, (*b[0], *_some(b[1]))), blocks, weights
+        )
+        return found, pull(slopes)[0]
 
     def either(act: Callable[..., Any], arrays: Any, blocks: Any, weights: Any) -> Any:
         first = [b[0][..., :2] for b in blocks]
@@ -407,6 +429,10 @@ def _summed(streamed: Streamed, one: RowSum, crossing: Sequence[Held], blocks: t
         return found, pushed
 
     return total([jnp.asarray(v.array) for v in crossing], list(blocks), weights)
+
+
+def _some(weights: Any) -> tuple[Any, ...]:
+    return () if weights is None else (weights,)
 
 
 @jax.custom_batching.custom_vmap

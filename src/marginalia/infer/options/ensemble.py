@@ -22,6 +22,8 @@ class Ensemble:
         target_accept: Acceptance rate (the harmonic mean over the chains) that the step size aims at.
         starts: Number of optimisations that look for the modes. None means 64, fewer where one evaluation
             reads a great many data.
+        max_draws: Go on after `draws`, doubling them, until R-hat and effective sample sizes are content or so many
+            are made. None makes `draws`.
 
     Raises:
         OptionError: A value makes no sense.
@@ -37,6 +39,7 @@ class Ensemble:
     superchains: int = 8
     target_accept: float = 0.65
     starts: int | None = None
+    max_draws: int | None = None
 
     def __post_init__(self) -> None:
         whole(self, "draws", 1)
@@ -45,6 +48,7 @@ class Ensemble:
         whole(self, "chains", 4)
         fraction(self, "target_accept")
         whole(self, "starts", 1, or_none=True)
+        whole(self, "max_draws", 1, or_none=True)
         if self.chains % self.superchains or self.chains < 2 * self.superchains:
             refuse(
                 self, "chains", f"a multiple of superchains ({self.superchains}), at least twice as many", self.chains
