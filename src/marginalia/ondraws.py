@@ -69,12 +69,9 @@ class OnDraws:
     def prior(self, number: int, *, random_seed: int = 0) -> Params:
         """Draws of the continuous latents from the prior: `{latent: (number, *shape)}`."""
         bits = np.random.default_rng(random_seed).integers(2**32, size=(number, 2), dtype=np.uint32)
-
-        def one(raw: jax.Array) -> dict[str, jax.Array]:
-            return self.kernel.prior(jax.random.wrap_key_data(raw, impl="threefry2x32"))
-
         with float64():
-            return {n: np.asarray(v) for n, v in jax.jit(jax.vmap(one))(bits).items()}
+            drawn = [self.kernel.draw_prior(own) for own in bits]
+        return {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
 
     def posterior(self, params: Params) -> Iterator[dict[str, np.ndarray]]:
         """P(z = k | observed, params) block by block: `{discrete: (block, *site shape, K)}`."""

@@ -150,8 +150,11 @@ class Program:
         with handlers.seed(rng_seed=0), handlers.substitute(substitute_fn=choose):
             self.model(*self.args, **self.kwargs)
 
-    def prior(self, key: Any) -> dict[str, Any]:
-        """One draw of the latents from the prior; a value near the middle of the support where none can be drawn."""
+    def prior(self, key: Any, *, instead: Callable[[Any, Any], Any] | None = None) -> dict[str, Any]:
+        """One draw of the latents from the prior; a value near the middle of the support where none can be drawn.
+
+        `instead` may give another value, from the site's distribution and a key, or None.
+        """
 
         def choose(site: dict[str, Any]) -> Any:
             if (
@@ -162,6 +165,8 @@ class Program:
                 transform = dist.biject_to(site["fn"].support)
                 shape = transform.inverse_shape(site["fn"].shape())
                 return transform(jax.random.uniform(site["kwargs"]["rng_key"], shape, float, -2.0, 2.0))
+            if instead is not None and site["type"] == "sample" and site["name"] in self.latents:
+                return instead(site["fn"], site["kwargs"]["rng_key"])
             return None
 
         with (

@@ -84,7 +84,7 @@ def fitting_of(program: Callable[..., None], first: np.ndarray) -> Iterator[Call
 
     def maker(problem: Problem, rng: np.random.Generator) -> CandidateMaker:
         makers.append(CandidateMaker(problem, rng))
-        makers[-1]._make = makers[0]._make
+        makers[-1]._flat = makers[0]._flat
         del makers[1:-1]
         return makers[-1]
 

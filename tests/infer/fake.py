@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -13,6 +14,8 @@ import numpyro.distributions as dist
 from arviz_stats.base.array import array_stats
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import biject_to
+
+from marginalia.marginal.drawing import drawer
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class FakeKernel:
     density: Callable[..., Any]
     rows: Callable[..., Any]
     prior: Callable[..., Any]
+
+    @cached_property
+    def draw_prior(self):
+        return drawer(self.prior)
 
     @property
     def numbers_read(self):

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from marginalia.infer.problem import Problem, as_key, key_data
+from marginalia.infer.problem import Problem, key_data
+from marginalia.marginal.drawing import QUICKLY
 
 CLUSTER_ROWS = 2000  # rows of the data that are looked at
 KEEP = 0.8  # chance that a guess from the data replaces the prior draw of a site
@@ -41,8 +41,7 @@ class CandidateMaker:
         self._sites = [
             name for name, site in self._latents.items() if self._guess_is_possible(tuple(site.shape), site.support)
         ]
-        # Random draws compile slowly and run a few hundred times: quick compilation is what counts.
-        self._make = jax.jit(self._one, compiler_options={"xla_backend_optimization_level": 0})
+        self._flat = jax.jit(lambda params: problem.join(problem.kernel.unconstrain(params)), compiler_options=QUICKLY)
 
     def draw(self, count: int) -> np.ndarray:
         """`count` unconstrained points `(count, dimension)`; every second one is guided by the data."""
@@ -51,16 +50,10 @@ class CandidateMaker:
         return points[np.all(np.abs(points) < LARGEST, axis=1)]
 
     def _candidate(self, bits: np.ndarray, guess: dict[str, np.ndarray]) -> np.ndarray:
-        replaced = {name: name in guess for name in self._sites}
-        shapes = {name: tuple(self._latents[name].shape) for name in self._sites}
-        values = {name: np.broadcast_to(guess.get(name, 0.5), shapes[name]).astype(float) for name in self._sites}
-        return np.asarray(self._make(bits, replaced, values))
-
-    def _one(self, bits: jax.Array, replaced: dict[str, Any], values: dict[str, Any]) -> jax.Array:
-        params = dict(self._problem.kernel.prior(as_key(bits)))
-        for name, value in values.items():
-            params[name] = jnp.where(replaced[name], value, params[name])
-        return self._problem.join(self._problem.kernel.unconstrain(params))
+        params = dict(self._problem.kernel.draw_prior(bits))
+        for name, value in guess.items():
+            params[name] = np.broadcast_to(value, np.shape(params[name])).astype(params[name].dtype)
+        return np.asarray(self._flat(params))
 
     def _guess_is_possible(self, shape: tuple[int, ...], support: Any) -> bool:
         kind, _, _ = kind_of(support)
