@@ -33,6 +33,7 @@ class OnDraws:
         self.marginal = marginal
         self.kernel = marginal.kernel
         self.program = marginal.program
+        self._programs: dict[Any, Any] = getattr(self.kernel, "compiled", {})
         self.block = max(1, min(MAX_BLOCK, BLOCK_NUMBERS // max(1, table_size(self.program))))
 
     @cached_property
@@ -52,15 +53,15 @@ class OnDraws:
                 inside = inside & jax.numpy.all(support(params[name]))
             return jax.numpy.where(inside, self.kernel.log_density(params, data), -jax.numpy.inf)
 
-        return jax.jit(jax.vmap(one, in_axes=(0, None)))
+        return self._programs.setdefault("log density of draws", jax.jit(jax.vmap(one, in_axes=(0, None))))
 
     @cached_property
     def _log_likelihood(self) -> Callable:
-        return jax.jit(jax.vmap(self.kernel.log_likelihood, in_axes=(0, None)))
+        return self._programs.setdefault("log_likelihood of draws", jax.jit(jax.vmap(self.kernel.log_likelihood, in_axes=(0, None))))
 
     @cached_property
     def _posterior(self) -> Callable:
-        return jax.jit(jax.vmap(self.kernel.posterior, in_axes=(0, None)))
+        return self._programs.setdefault("posterior of draws", jax.jit(jax.vmap(self.kernel.posterior, in_axes=(0, None))))
 
     def log_density(self, params: Params) -> np.ndarray:
         """log p(observed, params) of each draw, shape (S,); -inf outside the support of a latent."""

@@ -41,7 +41,8 @@ class CandidateMaker:
         self._sites = [
             name for name, site in self._latents.items() if self._guess_is_possible(tuple(site.shape), site.support)
         ]
-        self._flat = jax.jit(lambda params: problem.join(problem.kernel.unconstrain(params)), compiler_options=QUICKLY)
+        flat = jax.jit(lambda params: problem.join(problem.kernel.unconstrain(params)), compiler_options=QUICKLY)
+        self._flat = problem.programs.setdefault("flat", flat)
 
     def draw(self, count: int) -> np.ndarray:
         """`count` unconstrained points `(count, dimension)`; every second one is guided by the data."""

@@ -29,9 +29,12 @@ class Densities:
         if self._few:
             self._problem.evaluator.compile()
             return
-        points = jax.ShapeDtypeStruct((self.block, self._problem.dimension), np.float64)
-        batched = jax.jit(jax.vmap(self._problem.log_density, (0, None)))
-        self._compiled = batched.lower(points, self._problem.data).compile()
+        key = "densities", self.block
+        if key not in self._problem.programs:
+            points = jax.ShapeDtypeStruct((self.block, self._problem.dimension), np.float64)
+            batched = jax.jit(jax.vmap(self._problem.log_density, (0, None)))
+            self._problem.programs[key] = batched.lower(points, self._problem.data).compile()
+        self._compiled = self._problem.programs[key]
 
     def blocks(self, points: np.ndarray) -> Iterator[np.ndarray]:
         """Values of `points` `(n, dimension)`, a block of at most `block` of them at a time; NaN counts as -inf."""

@@ -137,7 +137,7 @@ def run(
         if done is not None:
             return done
         jacobian = method.jacobian(chosen)
-        problem = Problem(marginal, jacobian=jacobian, one_labelling=one_labelling, mirrors=mirrors)
+        problem = Problem(marginal, jacobian=jacobian, one_labelling=one_labelling, mirrors=mirrors).recalled()
         progress = make_progress(progressbar)
         # What judges the draws takes half a second to import: while the first programs are compiled it costs nothing.
         threading.Thread(target=importlib.import_module, args=("arviz_stats.base.array",), daemon=True).start()

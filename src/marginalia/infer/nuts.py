@@ -332,6 +332,13 @@ class Sampler:
 
     def compile(self) -> None:
         """Trace and compile, without running anything; may be called from another thread."""
+        o = self.options
+        key = "nuts", self.metric, self.tune, o.target_accept, o.max_tree_depth, self.block
+        if key not in self._problem.programs:
+            self._problem.programs[key] = self._compile()
+        self._compiled, self._template = self._problem.programs[key]
+
+    def _compile(self) -> tuple[tuple[Callable[..., Any], Callable[..., Any]], Any]:
         size = self._problem.dimension
         number = jax.ShapeDtypeStruct((), np.float64)
         vector = jax.ShapeDtypeStruct((size,), np.float64)
@@ -342,8 +349,7 @@ class Sampler:
         start = jax.jit(self._start).lower(vector, number, vector, metric, bits, given)
         state = start.out_info
         block = jax.jit(self._blocked).lower(state, given)
-        self._compiled = start.compile(), block.compile()
-        self._template = state
+        return (start.compile(), block.compile()), state
 
     def start(
         self, begin: Begin, bits: np.ndarray, frame: lowrank.Frame | None = None, later: np.ndarray | None = None

@@ -36,6 +36,7 @@ class Problem:
             draws under one labelling of the components, as they will be judged in the end. Unless given, the
             draws as they are.
         evaluator: Values and gradients of many points, by one compiled program.
+        programs: What methods have compiled, by a name of theirs.
         mirrors: From some points `{site: (n, ...)}` to the sites that are reflected when two labels change places, a
             tuple for each pair of labels. Unless given, none.
 
@@ -74,6 +75,14 @@ class Problem:
         # An inner jit is traced once, whoever calls it: value, gradient and samplers share it.
         self.log_density = jax.jit(self._log_density)
         self.evaluator = Evaluator(self)
+        self.programs: dict[Any, Any] = {}
+
+    def recalled(self) -> Problem:
+        """The same, with all that was compiled for an equal problem before."""
+        before = getattr(self.kernel, "compiled", {}).setdefault(("problem", self.jacobian), self)
+        self.log_density, self.evaluator, self.programs = before.log_density, before.evaluator, before.programs
+        self.__dict__["_batch_constrain"] = before._batch_constrain
+        return self
 
     def split(self, flat: Any) -> dict[str, Any]:
         """The flat vector `(..., dimension)` as `{site: (..., *unconstrained shape)}`."""

@@ -52,6 +52,8 @@ class Kernel:
         self.closed: tuple[Any, ...] = tuple(program.jaxpr.consts)
         self.limits = bounds.current()
         self.too_large_whole: Refusal | None = None
+        self.compiled: dict[Any, Any] = {}
+        """What others have compiled of it, by a name of theirs: an equal program finds it again (`recall.py`)."""
         try:
             self._settle_structure(counting)
         except Refusal as refusal:

@@ -16,8 +16,8 @@ from marginalia.errors import ModelError, Refusal, compose
 from marginalia.lanes import bounds
 from marginalia.marginal.cut import LONGEST, Cuts, losses, lost_mass
 from marginalia.marginal.explain import explain
-from marginalia.marginal.kernel import Kernel
 from marginalia.marginal.pairs import pairwise
+from marginalia.marginal.recall import recall
 from marginalia.precision import float64
 from marginalia.program import Program, read
 
@@ -57,7 +57,7 @@ class Marginal:
 
     def __init__(self, program: Program):
         self.program = program
-        self.kernel = Kernel(program)
+        self.kernel = recall(program)
         self.cuts = Cuts({}, self.kernel.limits.max_lost)
 
     @property
@@ -83,7 +83,7 @@ class Marginal:
     @functools.cached_property
     def _compiled(self) -> dict[str, Callable[..., Any]]:
         verbs = ("log_density", "log_likelihood", "posterior", "sample", "mode", "site_densities")
-        return {verb: jax.jit(getattr(self.kernel, verb)) for verb in verbs}
+        return self.kernel.compiled.setdefault("verbs", {verb: jax.jit(getattr(self.kernel, verb)) for verb in verbs})
 
     @functools.cached_property
     def _lost(self) -> Callable[..., Any]:
