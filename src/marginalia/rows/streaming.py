@@ -381,14 +381,13 @@ def _summed(streamed: Streamed, one: RowSum, crossing: Sequence[Held], blocks: t
 
         return unroll(of_all, [v.array for v in crossing], each)
 
-    def value(forms: bool, arrays: Any, blocks: Any, weights: Any) -> Any:
-        unrolled = narrow(forms)
+    def value(unrolled: Unrolled | None, forms: bool, arrays: Any, blocks: Any, weights: Any) -> Any:
         if unrolled is not None:
             handed = unrolled.handed(arrays)
             return over_blocks(lambda b: unrolled.value(*handed, (*b[0], *_some(b[1]))), blocks, weights)
         return over_blocks(lambda b: of_block(arrays, b[0], b[1], forms)[0], blocks, weights)
 
-    def value_and_slopes(forms: bool, arrays: Any, blocks: Any, weights: Any) -> Any:
+    def value_and_slopes(unrolled: Unrolled | None, forms: bool, arrays: Any, blocks: Any, weights: Any) -> Any:
         moved = [arrays[i] for i in moving]
 
         def every(moved: list[Any]) -> list[Any]:
@@ -398,7 +397,6 @@ def _summed(streamed: Streamed, one: RowSum, crossing: Sequence[Held], blocks: t
         def act(block: Any) -> Any:
             return jax.value_and_grad(lambda x: of_block(every(x), block[0], block[1], forms)[0])(moved)
 
-        unrolled = narrow(forms)
         if unrolled is None:
             return over_blocks(act, blocks, weights)
         handed, pull, fixed = jax.vjp(lambda x: unrolled.handed(every(x)), moved, has_aux=True)
@@ -411,10 +409,12 @@ def _summed(streamed: Streamed, one: RowSum, crossing: Sequence[Held], blocks: t
         first = [b[0][..., :2] for b in blocks]
         bounds = of_block(arrays, first, None, True)[1]
         if not bounds:
-            return act(False, arrays, blocks, weights)
+            return act(narrow(False), False, arrays, blocks, weights)
         scale = float(jnp.finfo(jnp.result_type(bounds[0])).eps / np.finfo(np.float64).eps)
         safe = everywhere(functools.reduce(jnp.maximum, bounds) < SAFE_PRODUCTS / math.sqrt(scale))
-        return jax.lax.cond(safe, functools.partial(act, True), functools.partial(act, False), arrays, blocks, weights)
+        # Data so far away are rare: that way has to be right, and quick to compile.
+        near, far = functools.partial(act, narrow(True), True), functools.partial(act, None, False)
+        return jax.lax.cond(safe, near, far, arrays, blocks, weights)
 
     @jax.custom_jvp
     def total(arrays: Any, blocks: Any, weights: Any) -> Any:
