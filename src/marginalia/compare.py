@@ -20,11 +20,11 @@ def log_likelihood(engine: OnDraws, draws: Params, *, limit: float = STORED_NUMB
     """`{unit: (chain, draw, *unit shape)}`, or None where that would be more than `limit` numbers."""
     params = flatten(draws, engine.program.latents)
     chains = np.shape(next(iter(draws.values())))[0]
+    if engine.numbers_of_likelihood * count(params) > limit:
+        return None
     parts: dict[str, list[np.ndarray]] = {}
     for block in engine.log_likelihood(params):
         for name, value in block.items():
-            if sum(v[0].size for v in block.values()) * count(params) > limit:
-                return None
             parts.setdefault(name, []).append(value)
     joined = {name: np.concatenate(value) for name, value in parts.items()}
     return {name: value.reshape(chains, -1, *value.shape[1:]) for name, value in joined.items()}

@@ -445,7 +445,8 @@ def _starts_in(stored: Any) -> Starts | None:
     if stored is None:
         return None
     modes = tuple(Mode({n: np.asarray(v, float) for n, v in m.pop("params").items()}, **m) for m in stored["modes"])
-    return Starts(modes, stored["total"], stored["jacobian"])
+    rows = stored.get("rows")
+    return Starts(modes, stored["total"], stored["jacobian"], None if rows is None else (int(rows[0]), int(rows[1])))
 
 
 def _plain_arguments(marginal: Marginal | None) -> list[np.ndarray] | None:

@@ -24,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 
 from marginalia.errors import Refusal
 from marginalia.infer import mirror
-from marginalia.marginal.batches import make_batches
+from marginalia.marginal.batches import PART_ROWS, make_batches
 from marginalia.ondraws import MAX_BLOCK, OnDraws, Params, count, flatten
 from marginalia.precision import float64
 
@@ -272,7 +272,7 @@ def _of_some_rows(engine: OnDraws, families: tuple[Exchangeable, ...], params: P
     if work < MUCH_WORK:
         return None
     try:
-        batches = make_batches(engine.marginal, MAX_ROWS)
+        batches = make_batches(engine.marginal, PART_ROWS)
     except Refusal:
         return None  # rows that are not independent: all of them are needed
     kernel = batches.kernel
@@ -281,10 +281,11 @@ def _of_some_rows(engine: OnDraws, families: tuple[Exchangeable, ...], params: P
 
     def one(point: Params, data: Any) -> dict[str, Any]:
         found = kernel.posterior(point, data)
-        return {name: found[name].reshape(-1, found[name].shape[-1]) for name in names}
+        flat = {name: found[name].reshape(-1, found[name].shape[-1]) for name in names}
+        return {name: table[:: -(-len(table) // MAX_ROWS)] for name, table in flat.items()}
 
     with float64():
-        chosen, _ = batches.cut(np.linspace(0, batches.size - 1, MAX_ROWS).round().astype(int))
+        chosen, _ = batches.cut(np.linspace(0, batches.size - 1, PART_ROWS).round().astype(int))
         run = jax.jit(jax.vmap(one, in_axes=(0, None)))
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for start in range(0, S, MAX_BLOCK):

@@ -41,6 +41,10 @@ class OnDraws:
         with float64():
             return jax.device_put(self.kernel.data)
 
+    def _program(self, name: str, one: Callable) -> Callable:
+        """A function of one draw on a block of draws, compiled once for all equal programs."""
+        return self._programs.setdefault(("of draws", name), jax.jit(jax.vmap(one, in_axes=(0, None))))
+
     @cached_property
     def _log_density(self) -> Callable:
         # A support that moves with other latents cannot be asked here; the density alone decides then.
@@ -53,18 +57,22 @@ class OnDraws:
                 inside = inside & jax.numpy.all(support(params[name]))
             return jax.numpy.where(inside, self.kernel.log_density(params, data), -jax.numpy.inf)
 
-        return self._programs.setdefault("log density of draws", jax.jit(jax.vmap(one, in_axes=(0, None))))
+        return self._program("log density", one)
 
     @cached_property
     def _log_likelihood(self) -> Callable:
-        return self._programs.setdefault("log_likelihood of draws", jax.jit(jax.vmap(self.kernel.log_likelihood, in_axes=(0, None))))
+        return self._program("log_likelihood", self.kernel.log_likelihood)
 
     @cached_property
     def _posterior(self) -> Callable:
-        return self._programs.setdefault("posterior of draws", jax.jit(jax.vmap(self.kernel.posterior, in_axes=(0, None))))
+        return self._program("posterior", self.kernel.posterior)
 
     def log_density(self, params: Params) -> np.ndarray:
         """log p(observed, params) of each draw, shape (S,); -inf outside the support of a latent."""
+        problem = self._programs.get(("problem", True))
+        if problem is not None:  # what sampling has compiled already
+            with float64():
+                return problem.density_of({name: np.asarray(v, float) for name, v in params.items()})
         return np.concatenate(list(self._blocks(self._log_density, params)))
 
     def prior(self, number: int, *, random_seed: int = 0) -> Params:
@@ -77,6 +85,14 @@ class OnDraws:
     def posterior(self, params: Params) -> Iterator[dict[str, np.ndarray]]:
         """P(z = k | observed, params) block by block: `{discrete: (block, *site shape, K)}`."""
         return self._blocks(self._posterior, params)
+
+    @cached_property
+    def numbers_of_likelihood(self) -> int:
+        """How many numbers the log likelihood of one draw has."""
+        with float64():
+            shapes = {n: jax.ShapeDtypeStruct(s.shape, float) for n, s in self.program.latents.items()}
+            found = jax.eval_shape(self.kernel.log_likelihood, shapes, self.kernel.data)
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(found))
 
     def log_likelihood(self, params: Params) -> Iterator[dict[str, np.ndarray]]:
         """Log likelihood of every independent unit, block by block: `{unit: (block, *unit shape)}`."""

@@ -18,7 +18,6 @@ import numpy as np
 import marginalia as mg
 from marginalia import fitting
 from marginalia.infer import auto, bridge, driver, laplace, nuts, smc, starts
-from marginalia.infer.candidates import CandidateMaker
 from marginalia.infer.densities import Densities
 from marginalia.infer.problem import Problem
 from marginalia.marginal.kernel import Kernel
@@ -80,14 +79,6 @@ def fitting_of(program: Callable[..., None], first: np.ndarray) -> Iterator[Call
         kernel.data, again.kernel = again.kernel.data, kernel
         return mg.fit(again, method=method, random_seed=random_seed, progressbar=False)
 
-    makers: list[CandidateMaker] = []
-
-    def maker(problem: Problem, rng: np.random.Generator) -> CandidateMaker:
-        makers.append(CandidateMaker(problem, rng))
-        makers[-1]._flat = makers[0]._flat
-        del makers[1:-1]
-        return makers[-1]
-
     once = functools.cache
     optimiser, sampler, mover = once(starts.Optimiser), once(CompiledSampler), once(smc.Mover)
     densities, path = once(CompiledDensities), once(bridge.Bridge)
@@ -96,7 +87,6 @@ def fitting_of(program: Callable[..., None], first: np.ndarray) -> Iterator[Call
             (driver, "Problem", same_problem),
             (fitting, "OnDraws", same_engine),
             (starts, "Optimiser", optimiser),
-            (starts, "CandidateMaker", maker),
             (nuts, "Sampler", sampler),
             (laplace, "Densities", densities),
             (auto, "Densities", densities),

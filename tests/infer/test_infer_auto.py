@@ -22,11 +22,12 @@ def _share(result: infer.Result, truth: float) -> float:
     return float(abs(low.mean() - truth) / array_stats.mcse(low, chain_axis=0, draw_axis=1, method="mean"))
 
 
-def test_few_data_and_one_mode_are_for_nuts():
-    result = infer.run(correlated_gaussian(), Auto(starts=4, draws=300, tune=200), random_seed=1, progressbar=False)
-    assert result.method == "nuts"
+def test_few_data_and_one_mode_are_for_the_ensemble():
+    result = infer.run(correlated_gaussian(), Auto(starts=4), random_seed=1, progressbar=False)
+    assert result.method == "ensemble"
+    assert result.draws["x"].shape == (4, 1000, 2)
     assert result.info["choice"].startswith(
-        "NUTS was chosen (2 parameters, 3 numbers of data, 4 of 4 starts agree, Par"
+        "The ensemble was chosen (2 parameters, 3 numbers of data, 4 of 4 starts agree, Par"
     )
     assert result.info["options"]["max_draws"] == 16_000
     assert result.info["traces"] == 1  # for starts, k-hat and sampler together
@@ -34,7 +35,7 @@ def test_few_data_and_one_mode_are_for_nuts():
 
 
 def test_many_data_are_for_laplace(monkeypatch):
-    monkeypatch.setattr(auto, "MANY_DATA", 3)
+    monkeypatch.setattr(auto, "FEW_DATA", 3)
     result = infer.run(correlated_gaussian(), Auto(starts=4), random_seed=1, progressbar=False)
     assert result.method == "laplace"
     assert result.info["choice"].endswith(": its proposals fit.")
@@ -42,7 +43,7 @@ def test_many_data_are_for_laplace(monkeypatch):
 
 
 def test_one_chain_of_laplace_is_judged_by_its_k_hat(monkeypatch):
-    monkeypatch.setattr(auto, "MANY_DATA", 3)
+    monkeypatch.setattr(auto, "FEW_DATA", 3)
     result = infer.run(correlated_gaussian(), Auto(chains=1, starts=4), random_seed=1, progressbar=False)
     assert (result.method, result.findings) == ("laplace", ())
     assert result.draws["x"].shape == (1, 1000, 2)
@@ -75,7 +76,7 @@ def test_the_choice_and_its_reason_are_in_the_fit_and_same_seed_same_bytes():
         mg.fit(model.model, *model.args, method=Auto(draws=60, tune=200), random_seed=5, progressbar=False)
         for _ in range(2)
     )
-    assert first.method == "nuts"
+    assert first.method == "ensemble"
     assert first.notes[0] == first.result.info["choice"]
     assert f"Note: {first.notes[0]}" in repr(first)
     # 60 draws a chain are too few for the judge, so it went on.
@@ -83,6 +84,26 @@ def test_the_choice_and_its_reason_are_in_the_fit_and_same_seed_same_bytes():
     assert "draws a chain, not 60" in first.notes[0]
     assert first.status == ()
     assert first.draws["mu"].tobytes() == second.draws["mu"].tobytes()
+
+
+def walled(y):
+    """An edge that a leapfrog step of the usual size falls over."""
+    x = numpyro.sample("x", dist.Normal(0, 1))
+    numpyro.factor("wall", jnp.where(x > 1.5, -5000.0 * (x - 1.5), 0.0))
+    numpyro.sample("y", dist.Normal(x, 1), obs=y)
+
+
+def test_where_the_ensemble_diverges_nuts_is_asked():
+    result = infer.run(mg.marginalize(walled, np.array(1.5)), Auto(draws=200), random_seed=2, progressbar=False)
+    assert result.method == "nuts"
+    assert "the ensemble did not pass the checks" in result.info["choice"]
+
+
+def test_chains_that_make_no_two_superchains_are_for_nuts():
+    options = Auto(starts=4, draws=100, tune=100, chains=3)
+    result = infer.run(correlated_gaussian(), options, random_seed=1, progressbar=False)
+    assert result.method == "nuts"
+    assert result.draws["x"].shape[0] == 3
 
 
 @pytest.mark.slow
@@ -97,12 +118,7 @@ def test_what_is_asked_for_is_the_beginning_of_what_is_drawn():
 
 @pytest.mark.slow
 def test_where_draws_diverge_the_step_is_halved_and_they_are_thrown_away():
-    def edge(y):
-        x = numpyro.sample("x", dist.Normal(0, 1))
-        numpyro.factor("wall", jnp.where(x > 1.5, -5000.0 * (x - 1.5), 0.0))
-        numpyro.sample("y", dist.Normal(x, 1), obs=y)
-
-    marginal = mg.marginalize(edge, np.array(1.5))
+    marginal = mg.marginalize(walled, np.array(1.5))
     plain = infer.run(marginal, NUTS(draws=500, tune=200), random_seed=2, progressbar=False)
     assert plain.info["halvings"] == 0
     assert plain.stats["diverging"].any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from numpyro.distributions import constraints
 
 from marginalia.fitting import Fit, finish
 from marginalia.infer.result import Result
+from marginalia.marginal.drawing import drawer
 
 MU3, W3, SD3 = [-4.0, 0.0, 5.0], [0.2, 0.5, 0.3], 0.8
 
@@ -46,6 +48,10 @@ class Kernel:
     prior_density: Callable
     joint: Callable  # (params, data) -> (N, K): log p(y_n, z_n = k)
     prior: Callable | None = None
+
+    @cached_property
+    def draw_prior(self):
+        return drawer(self.prior)
 
     def log_likelihood(self, params, data):
         return {"y": jax.nn.logsumexp(self.joint(params, data), axis=-1)}

@@ -29,7 +29,7 @@ from marginalia.infer.pareto import LARGEST_K, k_hat
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
 from marginalia.infer.result import Result, Variables
-from marginalia.infer.targets import AllRows, PartProblem, SomeRows, Target
+from marginalia.infer.targets import AllRows, SomeRows, Target
 from marginalia.marginal.batches import make_batches
 from marginalia.precision import in_float64
 
@@ -37,12 +37,9 @@ START_STEPS = 500
 RATE = 0.05
 RATE_FLOW = 0.01  # the weights of a network move less
 SAME_DENSITY = 1e-9
-NEGLIGIBLE = 1e-4  # nats that a step of polishing would gain
 MOST_COMBINATIONS = 64
 EVALUATIONS = 40_000_000  # draws x data elements: beyond this fewer draws are judged by their exact density
 FEWEST_JUDGED = 200
-PART_ROWS = 5000  # rows among which modes are sought when the ascent goes by batches
-POLISHES = 6
 MOST_REFUSED = 20  # rounds of draws, where the density forbids most of them
 
 
@@ -80,15 +77,12 @@ def run(
     with ThreadPoolExecutor(1) as pool:
         # The ascent compiles while the starts run.
         compiling = pool.submit(in_float64(ascent.compile), guides.frame_at(np.zeros(size), None, options.family))
-        part = _part_of(problem, target, rng)
-        found = starts.find(part, options.starts, START_STEPS, rng, progress)
+        found = starts.find(problem, options.starts, START_STEPS, rng, progress)
         if found.interrupted:
             raise KeyboardInterrupt
         weighed = modes.weigh(found)
-        frame, curvature = _frame(part, weighed, options.family)
-        optimiser = found.optimiser if part is problem else Optimiser(problem, 1)
-        if part is not problem and curvature is not None:
-            frame = dataclasses.replace(frame, centre=_polished(frame.centre, curvature, optimiser))
+        frame = _frame(problem, weighed, options.family)
+        optimiser = found.optimiser
         target.anchor(frame.centre, optimiser)
         compiling.result()
     seconds_starts = time.perf_counter() - clock
@@ -176,15 +170,15 @@ def _recorded(options: ADVI) -> dict[str, Any]:
     return {**{f.name: getattr(options, f.name) for f in dataclasses.fields(options)}, "optimizer": optimizer}
 
 
-def _frame(problem: Problem, weighed: modes.Modes, family: str) -> tuple[Frame, Curvature | None]:
-    """Coordinates at the heaviest mode, in the copy whose components are in increasing order, and its curvature."""
+def _frame(problem: Problem, weighed: modes.Modes, family: str) -> Frame:
+    """Coordinates at the heaviest mode, in the copy whose components are in increasing order."""
     place = weighed.found.places[weighed.chosen]
     curvature: Curvature | None = weighed.comparable[0].curvature if weighed.comparable else None
     away = weighed.found.below is not None  # the place is no mode, so its copies are of no interest
     copy = None if away else ordered_copy(problem, weighed.found.optimiser, place)
     if copy is not None and curvature is not None:
         curvature = curvature_at(weighed.found.optimiser, copy, place.log_density)
-    return guides.frame_at(weighed.centre if copy is None else copy, curvature, family), curvature
+    return guides.frame_at(weighed.centre if copy is None else copy, curvature, family)
 
 
 def ordered_copy(problem: Problem, optimiser: Optimiser, place: starts.Place) -> np.ndarray | None:
@@ -194,7 +188,6 @@ def ordered_copy(problem: Problem, optimiser: Optimiser, place: starts.Place) ->
     a copy only where the density agrees, which is checked; None where it does not, or where the order is right.
     """
     program = problem.marginal.program
-    unconstrain = jax.jit(lambda params: problem.join(problem.kernel.unconstrain(params)))
     for K in sorted({len(site.values) for site in program.discretes.values()} - {1}):
         for axes in _component_axes({name: site.shape for name, site in program.latents.items()}, K):
             real = [name for name in axes if kind_of(program.latents[name].support)[0] == "real"]
@@ -208,7 +201,7 @@ def ordered_copy(problem: Problem, optimiser: Optimiser, place: starts.Place) ->
             for name, own in axes.items():
                 for axis in own:
                     moved[name] = np.take(moved[name], order, axis=axis)
-            point = np.asarray(unconstrain(moved))
+            point = problem.unconstrain(moved)
             density = optimiser.evaluate(point[None])[0][0]
             if abs(density - place.log_density) <= SAME_DENSITY * max(1.0, abs(place.log_density)):
                 return point
@@ -232,29 +225,6 @@ def _component_axes(shapes: dict[str, tuple[int, ...]], K: int) -> list[dict[str
 def guide_draws(guide: Guide, phi: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draws of a guide in its own coordinates, `(count, dimension)`."""
     return np.asarray(jax.jit(jax.vmap(guide.push, (None, 0)))(phi, rng.normal(size=(count, guide.noise))))
-
-
-def _part_of(problem: Problem, target: Target, rng: np.random.Generator) -> Problem:
-    """The problem, or the same on some of its rows where the ascent takes batches of a great many."""
-    if not isinstance(target, SomeRows) or target.size <= PART_ROWS:
-        return problem
-    rows = rng.choice(target.size, PART_ROWS, replace=False)
-    return PartProblem(problem, make_batches(problem.marginal, PART_ROWS), rows)
-
-
-def _polished(point: np.ndarray, curvature: Curvature, optimiser: Optimiser) -> np.ndarray:
-    """Newton's steps on all rows, from the mode of some of them and with their curvature, as long as they rise."""
-    value, gradient = (part[0] for part in optimiser.evaluate(point[None]))
-    for _ in range(POLISHES):
-        step = curvature.covariance @ gradient
-        if 0.5 * step @ gradient < NEGLIGIBLE:
-            break
-        trial = point + step
-        new, new_gradient = (part[0] for part in optimiser.evaluate(trial[None]))
-        if not new > value:
-            break
-        point, value, gradient = trial, new, new_gradient
-    return point
 
 
 def _draw(

@@ -84,6 +84,8 @@ def run(
     own, rng = rng.spawn(2)
     proposal = laplace.propose(problem, weighed, None) if weighed.comparable and tries else None
     tried = laplace.pilot(proposal, densities, own) if proposal else None
+    if proposal and tried and many and _fits(weighed, tried):
+        proposal, tried = laplace.with_lighter_tails(proposal, tried, densities, own)
     several, some = len(weighed.comparable) > 1, len(weighed.every) > 1
     measured = _measured(problem, weighed, tried)
     reasons: list[str] = []

@@ -10,7 +10,6 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from marginalia.infer.problem import Problem, key_data
-from marginalia.marginal.drawing import QUICKLY
 
 CLUSTER_ROWS = 2000  # rows of the data that are looked at
 KEEP = 0.8  # chance that a guess from the data replaces the prior draw of a site
@@ -41,8 +40,6 @@ class CandidateMaker:
         self._sites = [
             name for name, site in self._latents.items() if self._guess_is_possible(tuple(site.shape), site.support)
         ]
-        flat = jax.jit(lambda params: problem.join(problem.kernel.unconstrain(params)), compiler_options=QUICKLY)
-        self._flat = problem.programs.setdefault("flat", flat)
 
     def draw(self, count: int) -> np.ndarray:
         """`count` unconstrained points `(count, dimension)`; every second one is guided by the data."""
@@ -54,7 +51,7 @@ class CandidateMaker:
         params = dict(self._problem.kernel.draw_prior(bits))
         for name, value in guess.items():
             params[name] = np.broadcast_to(value, np.shape(params[name])).astype(params[name].dtype)
-        return np.asarray(self._flat(params))
+        return self._problem.unconstrain(params)
 
     def _guess_is_possible(self, shape: tuple[int, ...], support: Any) -> bool:
         kind, _, _ = kind_of(support)

@@ -134,8 +134,8 @@ class Stepper:
             since=state.since + 1,
         )
         energy = np.where(taken, after, first)
-        numbers = (new.points, new.log_density, energy, accept, ~(rise <= DIVERGED))
-        return new, Numbers(*(part[None] for part in numbers), leaps, np.array([step]))
+        kept = (new.points, new.log_density, energy, accept, ~(rise <= DIVERGED), leaps[0], np.float64(step))
+        return new, Numbers(*(part[None] for part in kept))
 
     def _walked(self, state: State, root: np.ndarray, bits: np.ndarray, steps: int) -> tuple[State, Numbers]:
         """Steps of every chain for itself, as nothing is learnt any more."""

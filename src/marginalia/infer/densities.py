@@ -16,7 +16,7 @@ FEW_DATA = 5_000  # numbers that one evaluation reads: below it gradients cost l
 
 
 class Densities:
-    """The log density on batches of points, compiled once for one batch size; with few data, together with gradients."""
+    """The log density on batches of points, compiled once for one size of them; with few data, along with gradients."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem

@@ -1,9 +1,9 @@
 """Log densities and gradients of many points, and Hamiltonian chains from them: one compiled program for both.
 
 All that is done with a density on the host, climbing, curvature, moving chains, goes through here, so that a fit
-compiles the density's gradient once. Points are evaluated one after the other inside the program, in a loop whose length
-is an argument: for 82 rows and 3 components a gradient takes 2.2 us so, 3.1 us for 64 points under `vmap`, and 80 us
-as a call of its own.
+compiles the density's gradient once. Points are evaluated one after the other inside the program, in a loop whose
+length is an argument: for 82 rows and 3 components a gradient takes 2.2 us so, 3.1 us for 64 points under `vmap`, and
+80 us as a call of its own.
 """
 
 from __future__ import annotations

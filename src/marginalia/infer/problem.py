@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +14,11 @@ import numpy as np
 
 from marginalia.errors import FitError, compose
 from marginalia.infer.evaluator import Evaluator
+from marginalia.marginal.drawing import QUICKLY
 from marginalia.precision import in_float64
+
+BLOCK = 256  # points that are constrained together
+ROUNDING = 1e-6
 
 type Labelling = Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
 type Mirrors = Callable[[dict[str, np.ndarray]], tuple[tuple[str, ...], ...]]
@@ -81,7 +84,6 @@ class Problem:
         """The same, with all that was compiled for an equal problem before."""
         before = getattr(self.kernel, "compiled", {}).setdefault(("problem", self.jacobian), self)
         self.log_density, self.evaluator, self.programs = before.log_density, before.evaluator, before.programs
-        self.__dict__["_batch_constrain"] = before._batch_constrain
         return self
 
     def split(self, flat: Any) -> dict[str, Any]:
@@ -103,15 +105,46 @@ class Problem:
         value = self.kernel.log_density(params, data)
         return value + log_det if self.jacobian else value
 
-    @functools.cached_property
-    def _batch_constrain(self) -> Callable[..., Any]:
-        return jax.jit(jax.vmap(lambda flat: self.kernel.constrain(self.split(flat))[0]))
+    def _program(self, name: str, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        if name not in self.programs:
+            self.programs[name] = make()
+        return self.programs[name]
 
     def constrain(self, points: np.ndarray) -> dict[str, np.ndarray]:
-        """Constrained parameters of `points` `(..., dimension)`, as `{site: (..., *shape)}`, in one call."""
-        lead = points.shape[:-1]
-        params = self._batch_constrain(points.reshape(-1, self.dimension))
-        return {name: np.asarray(leaf).reshape((*lead, *leaf.shape[1:])) for name, leaf in params.items()}
+        """Constrained parameters of `points` `(..., dimension)`, as `{site: (..., *shape)}`."""
+        params, _ = self._constrained(points.reshape(-1, self.dimension))
+        return {name: leaf.reshape((*points.shape[:-1], *leaf.shape[1:])) for name, leaf in params.items()}
+
+    def _constrained(self, points: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Parameters of points `(n, dimension)` and log |det J|; a block of fixed size at a time, so compiled once."""
+        run = self._program("constrain", lambda: jax.jit(jax.vmap(lambda x: self.kernel.constrain(self.split(x)))))
+        blocks = []
+        for i in range(0, max(len(points), 1), BLOCK):
+            some = points[i : i + BLOCK]
+            padded = np.concatenate([some, np.zeros((BLOCK - len(some), self.dimension))])
+            blocks.append(jax.tree.map(np.asarray, run(padded)))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(points)], *blocks)
+
+    def unconstrain(self, params: dict[str, np.ndarray]) -> np.ndarray:
+        """The point `(dimension,)` of one set of parameters; NaN where they are outside the support."""
+        run = self._program(
+            "unconstrain", lambda: jax.jit(lambda p: self.join(self.kernel.unconstrain(p)), compiler_options=QUICKLY)
+        )
+        return np.asarray(run(params))
+
+    def density_of(self, params: dict[str, np.ndarray]) -> np.ndarray:
+        """log p(observed, params), no Jacobian, of parameters `{site: (n, *shape)}`; -inf outside their support."""
+        count = len(next(iter(params.values())))
+        points = np.stack([self.unconstrain({name: v[i] for name, v in params.items()}) for i in range(count)])
+        inside = np.isfinite(points).all(axis=1)
+        points = np.where(inside[:, None], points, 0.0)
+        again, log_det = self._constrained(points)
+        for name, value in params.items():
+            # What comes back as something else was not in the support.
+            near = np.isclose(again[name], value, ROUNDING, ROUNDING * np.abs(value).max(initial=1e-300))
+            inside &= near.reshape(count, -1).all(axis=1)
+        values = self.evaluator.values(points)
+        return np.where(inside, values - log_det if self.jacobian else values, -np.inf)
 
     def log_likelihood(self, params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Terms per independent unit, `{unit: (n, ...)}`, for parameters `{site: (n, *shape)}`."""

@@ -44,18 +44,21 @@ class Starts:
         modes: The places, the chosen one first, the others by falling density.
         total: Number of optimisations.
         jacobian: Whether the density includes the Jacobian of the unconstrained parameters.
+        rows: Where they looked on some of the rows, and only the best went on on all: how many rows, and of how many.
     """
 
     modes: tuple[Mode, ...]
     total: int
     jacobian: bool
+    rows: tuple[int, int] | None = None
 
     @property
     def sentence(self) -> str:
         """The agreement in words, as in "61 of 64 starts reach this mode; the next is 3.2 nats lower"."""
         best = self.modes[0]
         place = {MAXIMUM: "this mode", EDGE: "this edge", UNBOUNDED: "this runaway"}.get(best.kind, "this place")
-        words = f"{best.count} of {self.total} starts reach {place}"
+        where = "" if self.rows is None else f" (on {self.rows[0]} of {self.rows[1]} rows)"
+        words = f"{best.count} of {self.total} starts{where} reach {place}"
         others = [mode for mode in self.modes[1:] if mode.kind in (MAXIMUM, EDGE)]
         if others:
             gap = best.log_density - others[0].log_density

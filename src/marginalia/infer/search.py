@@ -26,13 +26,14 @@ def search(
     if saved is not None:
         rng.bit_generator.state = saved["rng"]
         optimiser = Optimiser(problem, START_STEPS)
-        found = starts.Found(saved["places"], saved["total"], optimiser, False, saved["mirrors"], saved["below"])
+        known = (saved[name] for name in ("mirrors", "below", "rows"))
+        found = starts.Found(saved["places"], saved["total"], optimiser, False, *known)
         return modes.Modes(found, saved["comparable"], saved["minor"])
     found = starts.find(problem, asked, START_STEPS, rng, progress)
     if found.interrupted:
         raise KeyboardInterrupt
     weighed = modes.weigh(found)
-    state = {"places": found.places, "total": found.total, "mirrors": found.mirrors, "below": found.below}
+    state = {name: getattr(found, name) for name in ("places", "total", "mirrors", "below", "rows")}
     state |= {"comparable": weighed.comparable, "minor": weighed.minor}
     checkpoint.save(lambda: {**state, "rng": rng.bit_generator.state}, now=True)
     return weighed

@@ -13,6 +13,7 @@ from marginalia.errors import FitError, compose
 from marginalia.infer import mirror
 from marginalia.infer.candidates import CandidateMaker, kind_of
 from marginalia.infer.optimise import CONVERGED, Climb, Optimiser
+from marginalia.infer.part import PartProblem, part_of
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress, Silent
 from marginalia.infer.result import EDGE, MAXIMUM, UNBOUNDED, UNFINISHED, Mode, Starts
@@ -23,6 +24,7 @@ FEWEST_STARTS = 8
 STARTS_BUDGET = 5_000_000
 CANDIDATES_PER_START = 4
 FEWEST_CANDIDATES = 64
+MOST_FOLLOWED = 12  # places found on some of the rows that are followed up on all
 FEW_STEPS = 10  # bring a start near the data, but not far up a spike
 CANDIDATE_ROUNDS = 10
 BLAMED = 16  # impossible candidates that are looked into to say what is impossible
@@ -72,6 +74,7 @@ class Found:
         optimiser: It can go on from any point.
         interrupted: Whether the user stopped them.
         mirrors: The sites that are reflected when two labels change places, a tuple for each pair of labels.
+        rows: Where modes were looked for on some of the rows: how many, and of how many.
         below: Where every start ran away, up the spike of a group's spread, say, a point that has most likely more
             mass around it: that of the median height among the starts after a few steps.
     """
@@ -82,13 +85,14 @@ class Found:
     interrupted: bool
     mirrors: tuple[tuple[str, ...], ...] = ()
     below: np.ndarray | None = None
+    rows: tuple[int, int] | None = None
 
     def report(self, jacobian: bool, chosen: int = 0) -> Starts:
         """The public account of the modes, the chosen one first."""
         order = [chosen, *(i for i in range(len(self.places)) if i != chosen)]
         places = [self.places[i] for i in order]
         modes = tuple(Mode(place.params, place.log_density, place.count, place.kind) for place in places)
-        return Starts(modes, self.total, jacobian)
+        return Starts(modes, self.total, jacobian, self.rows)
 
 
 def number_of_starts(problem: Problem, asked: int | None) -> int:
@@ -111,12 +115,20 @@ def find(problem: Problem, asked: int | None, steps: int, rng: np.random.Generat
     Raises:
         FitError: No start has a finite density.
     """
-    total = number_of_starts(problem, asked)
-    progress.stage("starts", total)
     optimiser = Optimiser(problem, steps)
-    pool, chosen = _screened(problem, optimiser, total, rng)
+    part = part_of(problem, rng)
+    scouted = _scouted(part, asked, steps, rng, progress) if part is not None else None
+    if scouted is not None:
+        scout, pool, chosen, ends = scouted
+        total, ends = len(ends.points), _on_all_rows(problem, optimiser, ends)
+    if scouted is None or not len(ends.points):
+        part, scout = None, optimiser
+        total = number_of_starts(problem, asked)
+        progress.stage("starts", total)
+        pool, chosen = _screened(problem, optimiser, total, rng)
+        ends = optimiser.climb(chosen, progress)
+        total = len(ends.points)
     span = np.stack([pool.points.min(axis=0), pool.points.max(axis=0)])
-    ends = optimiser.climb(chosen, progress)
     params = problem.constrain(ends.points)
     groups = _groups(ends.log_density, features(problem, params))
     mirrors: tuple[tuple[str, ...], ...] = ()
@@ -127,9 +139,45 @@ def find(problem: Problem, asked: int | None, steps: int, rng: np.random.Generat
     places = _places(problem, optimiser, ends, params, groups, span)
     below = None
     if places[0].kind == UNBOUNDED and not ends.interrupted:
-        few = optimiser.climb(chosen, Silent(), FEW_STEPS)
+        few = scout.climb(chosen, Silent(), FEW_STEPS)
         below = few.points[np.argsort(few.log_density, kind="stable")[len(few.points) // 2]]
-    return Found(places, len(ends.points), optimiser, ends.interrupted, mirrors, below)
+    rows = None if part is None else part.rows
+    return Found(places, total, optimiser, ends.interrupted, mirrors, below, rows)
+
+
+def _scouted(
+    part: PartProblem, asked: int | None, steps: int, rng: np.random.Generator, progress: Progress
+) -> tuple[Optimiser, _Pool, np.ndarray, Climb] | None:
+    """The search on some of the rows; None where nothing is possible there, so that all rows must say why."""
+    total = number_of_starts(part, asked)
+    progress.stage("starts, on some of the rows", total)
+    scout = Optimiser(part, steps)
+    try:
+        pool, chosen = _screened(part, scout, total, rng)
+    except FitError:
+        return None
+    return scout, pool, chosen, scout.climb(chosen, progress)
+
+
+def _on_all_rows(problem: Problem, optimiser: Optimiser, ends: Climb) -> Climb:
+    """From the best places that were found on some of the rows up to those of all rows; the others are left out.
+
+    Starts that ended together go on together.
+    """
+    groups = _groups(ends.log_density, features(problem, problem.constrain(ends.points)))[:MOST_FOLLOWED]
+    leads = ends.points[[group[0] for group in groups]]
+    finite = np.isfinite(optimiser.evaluate(leads)[0])
+    groups = [group for group, fine in zip(groups, finite, strict=True) if fine]
+    followed = optimiser.climb(leads[finite], Silent())
+    index = np.repeat(np.arange(len(followed.points)), [len(group) for group in groups[: len(followed.points)]])
+    interrupted = ends.interrupted or followed.interrupted
+    return Climb(
+        followed.points[index],
+        followed.log_density[index],
+        followed.status[index],
+        followed.gradient_norms[index],
+        interrupted,
+    )
 
 
 def _screened(problem: Problem, optimiser: Optimiser, total: int, rng: np.random.Generator) -> tuple[_Pool, np.ndarray]:

@@ -74,24 +74,6 @@ class AllRows:
         pass
 
 
-class PartProblem(Problem):
-    """The density estimated from the same rows throughout: where to look for modes when the rows are a great many."""
-
-    def __init__(self, problem: Problem, batches: Batches, rows: np.ndarray) -> None:
-        super().__init__(problem.marginal, jacobian=True)
-        self._batches = batches
-        self.data = batches.cut(rows)
-        self.data_size = max(1, sum(int(np.size(leaf)) for leaf in self.data[0]))
-
-    def _log_density(self, flat: jax.Array, data: Any) -> jax.Array:
-        params, log_det = self.kernel.constrain(self.split(flat))
-        return self._batches.of_cut(params, data) + log_det
-
-    def log_likelihood(self, params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = jax.jit(jax.vmap(self.kernel.log_likelihood, (0, None)))(params, self.kernel.data)
-        return {name: np.asarray(leaf) for name, leaf in rows.items()}
-
-
 class SomeRows:
     """An unbiased estimate from some rows a step; every row is used once before any is used again.
 

@@ -26,6 +26,9 @@ from marginalia.precision import float64
 from marginalia.program import Program, Term, read
 from marginalia.tracing import OnRows
 
+PART_ROWS = 2000
+"""Rows that are enough for a first look: for modes, and for telling labels apart."""
+
 POINTS = 2
 CHECK_TOLERANCE = 1e-8
 REFUSED = "this model cannot be fitted on batches of its rows"
@@ -83,11 +86,19 @@ def _scaled_sum(value: Any, scale: np.ndarray) -> Any:
 
 
 def make_batches(marginal: Any, batch: int) -> Batches:
-    """The estimates of a marginal's density from `batch` rows.
+    """The estimates of a marginal's density from `batch` rows; the same again where they were asked for before.
 
     Raises:
         Refusal: The rows cannot be told apart, or are not independent given the continuous latents.
     """
+    kept = marginal.kernel.compiled
+    key = "batches", batch
+    if key not in kept:
+        kept[key] = _make_batches(marginal, batch)
+    return kept[key]
+
+
+def _make_batches(marginal: Any, batch: int) -> Batches:
     with float64():
         whole: Kernel = marginal.kernel
         size, chosen, part = _read_part(whole.program, batch)

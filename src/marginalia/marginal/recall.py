@@ -85,7 +85,7 @@ def _site(site: Any) -> dict[str, Any]:
 def _with_gradient(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
     """The program's terms and the gradient of their sum, its arrays as arguments."""
     avals = [jax.ShapeDtypeStruct(np.shape(x), jnp.result_type(x)) for x in closed.consts]
-    inputs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
+    inputs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
 
     def both(consts: list[Any], values: list[Any]) -> Any:
         moving = [i for i, v in enumerate(values) if jnp.issubdtype(v.dtype, jnp.inexact)]
