@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,16 @@ class Row:
     columns: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None = None  # draws to (chain, draw, number)
     reference: Mapping[str, Answer] = field(default_factory=dict)  # the published answer
     note: str = ""
+    prepare: Callable[[], Mapping[str, np.ndarray]] | None = None  # data that take long to make, by name
+
+
+PREPARED = "BENCHMARK_DATA"
+
+
+def prepared(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Data that were made before the clock started, or are made now."""
+    path = Path(os.environ.get(PREPARED, "")) / f"{name}.npy"
+    return np.load(path) if path.exists() else make()
 
 
 def disagreements(answers: Mapping[str, Mapping[str, Answer]], sigmas: float = SIGMAS) -> list[str]:

@@ -17,8 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks import judging, table
-from benchmarks.contest import Answer, Contender, Row, from_file
+from benchmarks.contest import PREPARED, Answer, Contender, Row, from_file
 from benchmarks.judging import Measured
 from benchmarks.rows import ROWS
 
@@ -83,6 +85,8 @@ def contest(row: Row, options: argparse.Namespace) -> Measured:
         else:
             playing.append(contender)
     with tempfile.TemporaryDirectory() as folder:
+        for name, array in (row.prepare() if row.prepare else {}).items():
+            np.save(Path(folder) / f"{name}.npy", array)
         for repeat in range(options.repeats):
             answers: dict[str, dict[str, Answer]] = {}
             for contender in playing:
@@ -124,6 +128,7 @@ def _processor_seconds() -> float:
 def run(row: Row, contender: Contender, folder: Path, options: argparse.Namespace) -> tuple[float, str]:
     """Seconds of the whole process, and what went wrong."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment[PREPARED] = str(folder)
     if contender.cache:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / f"cache of {contender.cache}")
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

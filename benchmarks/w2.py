@@ -67,7 +67,9 @@ ROWS = (
         (
             Contender("marginalia", functools.partial(ours, lambda mg: mg.NUTS(**RUN)), role="ours"),
             Contender("marginalia Laplace", functools.partial(ours, lambda mg: mg.Laplace(draws=10_000)), role="ours"),
-            Contender("marginalia ensemble", functools.partial(ours, lambda mg: mg.Ensemble(draws=600)), role="ours"),
+            Contender(
+                "marginalia ensemble", functools.partial(ours, lambda mg: mg.Ensemble(600, chains=64)), role="ours"
+            ),
             Contender("marginalia auto", functools.partial(ours, lambda mg: "auto"), role="ours"),
             Contender("NumPyro, chains in step", functools.partial(by_numpyro, 1)),
             Contender("NumPyro, two devices", functools.partial(by_numpyro, 2)),
