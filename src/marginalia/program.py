@@ -15,6 +15,7 @@ from numpyro import handlers
 
 from marginalia.data_checks import check_arguments, check_observed
 from marginalia.errors import Refusal, compose
+from marginalia.jaxpr.device import owned
 from marginalia.jaxpr.known import known_values
 from marginalia.lanes.loops import dependencies
 from marginalia.survey import Survey, bounds_from_parents, listed, refuse_support_from_discretes, survey
@@ -230,6 +231,8 @@ def read(
                 site["support_text"],
             )
     jaxpr, terms = _density(model, args, kwargs, latents, discretes, tables)
+    # The user's arrays may change after this.
+    jaxpr = core.ClosedJaxpr(jaxpr.jaxpr, [owned(x) for x in jaxpr.consts])
     deterministics = {n: Site(n, s["shape"], s["dims"]) for n, s in sites.items() if s["kind"] == "deterministic"}
     plates = {n: s["size"] for n, s in sites.items() if s["kind"] == "plate"}
     endless = any(d.endless for d in discretes.values())
