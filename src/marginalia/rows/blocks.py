@@ -87,7 +87,7 @@ def told_apart(values: dict[int, Held]) -> tuple[dict[int, Held], dict[int, Held
     for i, value in values.items():
         array = np.asarray(value.array)
         if array.size and is_one_number(array):
-            constants[i] = Held(array[(slice(1),) * array.ndim].copy(), value.axes)
+            constants[i] = _one_number(Held(array, value.axes))
         elif varies(value):
             varying[i] = Held(array, value.axes)
         else:
@@ -95,11 +95,24 @@ def told_apart(values: dict[int, Held]) -> tuple[dict[int, Held], dict[int, Held
     return constants, varying
 
 
+def once(value: Held) -> Held:
+    """What is asked of the data, whether they are missing for one, held once where the answer is always the same."""
+    return _one_number(value) if value.dtype == np.bool_ and value.array.size and is_one_number(value.array) else value
+
+
+def _one_number(value: Held) -> Held:
+    return Held(value.array[(slice(1),) * value.array.ndim].copy(), value.axes)
+
+
 def is_one_number(array: np.ndarray) -> bool:
     """Whether all are the same, to the sign of a zero."""
     one, last = array[(0,) * array.ndim], array[(-1,) * array.ndim]
     # Most data are told apart by two of their numbers.
-    if one != last or not bool((array == one).all()):
+    if one != last:
+        return False
+    if array.dtype == np.bool_:
+        return bool(array.all()) if one else not bool(array.any())
+    if not bool((array == one).all()):
         return False
     return array.dtype.kind != "f" or bool((np.signbit(array) == np.signbit(one)).all())
 

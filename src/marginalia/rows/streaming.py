@@ -20,7 +20,7 @@ import numpy as np
 
 from marginalia.jaxpr.constants import evaluate
 from marginalia.jaxpr.device import on_device
-from marginalia.rows.blocks import centred, counted, cut, in_blocks, same_memory, told_apart
+from marginalia.rows.blocks import centred, counted, cut, in_blocks, once, same_memory, told_apart
 from marginalia.rows.held import ROWS, Axes, Held, TooLarge, Unreadable, dense, ordinary, rows_last, sizes
 from marginalia.rows.operations import Reading, apply, varies
 from marginalia.rows.quadratic import leaf
@@ -235,7 +235,7 @@ def _computed_once(steps: Sequence[Step], given: dict[int, Any], rows: int, bord
             reading.exits = 0
             whole = [_whole(v, rows) for v in operands]
             return [with_rows(a, rows) for a in evaluate(equation.primitive, equation.params, whole)]
-        return [_marked(Held(np.asarray(v.array), v.axes), rows) for v in found]
+        return [once(_marked(Held(np.asarray(v.array), v.axes), rows)) for v in found]
 
     steps = needed(steps, border)
     last = {i: at for at, step in enumerate(steps) for i in step.reads if i not in border}
