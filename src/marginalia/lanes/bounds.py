@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from marginalia.errors import OptionError, Refusal, compose
+from marginalia.lanes.run import Ids, Run
 
 if TYPE_CHECKING:
     from marginalia.lanes.value import Lane
@@ -104,20 +105,25 @@ def speaking_of(context: Context) -> Iterator[Context]:
         _context.reset(token)
 
 
-def describe_variables(ids: np.ndarray, names: tuple[str, ...], offsets: np.ndarray, most: int = 6) -> str:
+def describe_variables(ids: Ids, names: tuple[str, ...], offsets: np.ndarray, most: int = 6) -> str:
     """Flat identities in the user's words: `z (all 60 elements)`, `z[3], z[4]`, `a, b`."""
-    ids = np.unique(np.asarray(ids).reshape(-1))
-    ids = ids[ids >= 0]
+    if not isinstance(ids, Run):
+        ids = np.unique(ids.reshape(-1))
+        ids = ids[ids >= 0]
     words: list[str] = []
     for s, name in enumerate(names):
-        own = ids[(ids >= offsets[s]) & (ids < offsets[s + 1])] - offsets[s]
         size = int(offsets[s + 1] - offsets[s])
-        if own.size == 0:
+        own: Sequence[int] | np.ndarray
+        if isinstance(ids, Run):
+            own = range(max(ids.start - int(offsets[s]), 0), min(ids.stop - int(offsets[s]), size))
+        else:
+            own = ids[(ids >= offsets[s]) & (ids < offsets[s + 1])] - offsets[s]
+        if len(own) == 0:
             continue
-        if own.size == size:
+        if len(own) == size:
             words.append(f"'{name}'" if size == 1 else f"'{name}' (all {size} elements)")
-        elif own.size > 3:
-            words.append(f"'{name}' ({own.size} of {size} elements)")
+        elif len(own) > 3:
+            words.append(f"'{name}' ({len(own)} of {size} elements)")
         else:
             words.extend(f"'{name}'[{i}]" for i in own)
     if len(words) > most:
@@ -131,7 +137,8 @@ def refuse_wide(lanes: tuple[Lane, ...], states: int, numbers: int) -> None:
     if states <= bound.max_states and numbers <= bound.max_numbers:
         return
     context = _context.get()
-    read = np.concatenate([np.unique(lane.ids) for lane in lanes])
+    first = lanes[0].held if len(lanes) == 1 else None
+    read = first if isinstance(first, Run) else np.concatenate([np.unique(lane.ids) for lane in lanes])
     who = describe_variables(read, context.names, context.offsets) if context else f"{len(lanes)} discretes"
     refuse_clique(who, states, numbers, where=context.doing if context else "")
 

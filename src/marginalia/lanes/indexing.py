@@ -72,7 +72,7 @@ class GatherLayout:
 
     def operand_ids(self, lane: Lane) -> Lane:
         """The lane of an operand that changes along no indexed axis, as the output sees it."""
-        ids = lane.ids
+        ids = lane.held
         target = [1] * len(self.shape)
         order: list[tuple[int, int]] = []
         for axis, place in zip(self.offset_axes, self.offset_places, strict=True):
@@ -83,14 +83,14 @@ class GatherLayout:
             order.append((place, axis))
         kept = [axis for _, axis in sorted(order)]
         rest = [axis for axis in range(ids.ndim) if axis not in kept]
-        return Lane(ids.transpose([*kept, *rest]).reshape(target), lane.size)
+        return Lane(ids.transpose([*kept, *rest]).reshape(tuple(target)), lane.size)
 
     def index_ids(self, lane: Lane) -> Lane:
         """The lane of an index (its last axis dropped) as the output sees it."""
         target = [1] * len(self.shape)
-        for place, size in zip(self.batch_places, lane.ids.shape[:-1], strict=True):
+        for place, size in zip(self.batch_places, lane.shape[:-1], strict=True):
             target[place] = size
-        return Lane(lane.ids.reshape(target), lane.size)
+        return lane.reshaped(tuple(target))
 
 
 def _gather_all_states(layout: GatherLayout, operand: Value, indices: Value) -> Value | None:

@@ -350,7 +350,7 @@ def reduce_plainly(name: str, value: Value, axis: int) -> Value:
             if name in ("max", "min") and n == 0:
                 keep["initial"] = -np.inf if name == "max" else np.inf
             array = getattr(jnp, reducers[name])(jnp.asarray(array), axis=place, **keep)
-    lanes = tuple(Lane(lane.ids.squeeze(axis), lane.size) for lane in value.lanes)
+    lanes = tuple(lane.without([axis]) for lane in value.lanes)
     return Value(array, value.shape[:axis] + value.shape[axis + 1 :], lanes)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from marginalia.jaxpr import constants
 from marginalia.lanes.interpret import apply_elementwise, fold, rule
 from marginalia.lanes.structure import on_axes
-from marginalia.lanes.value import Lane, Value, explode, guard, materialize, plain, table_over, unite
+from marginalia.lanes.value import Value, explode, guard, materialize, plain, table_over, unite
 
 
 @rule("dot_general")
@@ -72,7 +72,7 @@ def _contract(left: Value, right: Value, summed: list[int], shape: tuple[int, ..
     array = jnp.einsum(*operands, out, precision="highest")
     full = [array.shape[out.index(i)] if i in out else 1 for i in letters if i - n not in summed]
     kept = tuple(s for i, s in enumerate(shape) if i not in summed)
-    own = tuple(Lane(lane.ids.squeeze(tuple(summed)), lane.size) for lane in lanes)
+    own = tuple(lane.without(summed) for lane in lanes)
     return Value(array.reshape(full), kept, own)
 
 
@@ -112,7 +112,7 @@ def _over_batches(equation: Any, values: list[Value], mixed: list[list[int]]) ->
         own = []
         for lane in lanes:
             # Lanes change along the last axes only where right-hand sides are apart, whose shape the output keeps.
-            core = lane.ids.shape[rank - 2 :] if len(shape) == rank else (1,) * (len(shape) - rank + 2)
-            own.append(Lane(lane.ids.reshape(lane.ids.shape[: rank - 2] + core), lane.size))
+            core = lane.shape[rank - 2 :] if len(shape) == rank else (1,) * (len(shape) - rank + 2)
+            own.append(lane.reshaped(lane.shape[: rank - 2] + core))
         outputs.append(Value(array, shape, tuple(own)))
     return outputs

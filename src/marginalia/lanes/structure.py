@@ -27,13 +27,13 @@ from marginalia.lanes.value import (
 )
 
 
-def on_axes(value: Value, shape: tuple[int, ...], act: Callable[[Any, int], Any]) -> Value:
+def on_axes(value: Value, shape: tuple[int, ...], act: Callable[[Any, int], Any], *, runs: bool = False) -> Value:
     """Apply a structural operation to the table and to the identities alike.
 
-    `act(array, n)` acts on an array whose value axes start at position n.
+    `act(array, n)` acts on an array whose value axes start at position n; on a run too where it is made for `runs`.
     """
     array = act(value.array, len(value.lanes))
-    lanes = tuple(Lane(act(lane.ids, 0), lane.size) for lane in value.lanes)
+    lanes = tuple(Lane(act(lane.held if runs else lane.ids, 0), lane.size) for lane in value.lanes)
     return Value(array, shape, lanes)
 
 
@@ -49,7 +49,7 @@ def _broadcast_in_dim(equation: Any, values: list[Value]) -> list[Value]:
             target[place] = array.shape[n + axis]
         return array.reshape(array.shape[:n] + tuple(target))
 
-    return [on_axes(value, shape, act)]
+    return [on_axes(value, shape, act, runs=True)]
 
 
 @rule("squeeze")
@@ -61,7 +61,7 @@ def _squeeze(equation: Any, values: list[Value]) -> list[Value]:
     def act(array: Any, n: int) -> Any:
         return array.reshape(array.shape[:n] + tuple(s for i, s in enumerate(array.shape[n:]) if i not in axes))
 
-    return [on_axes(value, shape, act)]
+    return [on_axes(value, shape, act, runs=True)]
 
 
 @rule("expand_dims")
@@ -99,7 +99,7 @@ def _transpose(equation: Any, values: list[Value]) -> list[Value]:
     (value,) = values
     order = equation.params["permutation"]
     shape = tuple(value.shape[i] for i in order)
-    return [on_axes(value, shape, lambda a, n: a.transpose([*range(n), *[n + i for i in order]]))]
+    return [on_axes(value, shape, lambda a, n: a.transpose([*range(n), *[n + i for i in order]]), runs=True)]
 
 
 @rule("reshape")
@@ -109,7 +109,7 @@ def _reshape(equation: Any, values: list[Value]) -> list[Value]:
     if equation.params.get("dimensions") is not None:
         return generic(equation, values)
     blocks = reshape_blocks(value.shape, shape)
-    return [on_axes(value, shape, lambda a, n: reshape_held(a, n, value.shape, shape, blocks))]
+    return [on_axes(value, shape, lambda a, n: reshape_held(a, n, value.shape, shape, blocks), runs=True)]
 
 
 def reshape_blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
@@ -190,7 +190,7 @@ def slice_value(value: Value, starts: Sequence[int], limits: Sequence[int], step
             index.append(slice(None) if collapsed else slice(a, b, s))
         return array[tuple(index)]
 
-    return without_empty_lanes(on_axes(value, shape, act))
+    return without_empty_lanes(on_axes(value, shape, act, runs=True))
 
 
 def without_empty_lanes(value: Value) -> Value:
@@ -199,7 +199,7 @@ def without_empty_lanes(value: Value) -> Value:
         array = value.array[(0,) * len(value.lanes)]
         return Value(array, value.shape)
     for i, lane in enumerate(value.lanes):
-        if lane.ids.size <= 16 and (lane.ids < 0).all() and (lane.ids == lane.ids.flat[0]).all():
+        if math.prod(lane.shape) <= 16 and (lane.ids < 0).all() and (lane.ids == lane.ids.flat[0]).all():
             array = value.array[(slice(None),) * i + (-1 - int(lane.ids.flat[0]),)]
             return without_empty_lanes(Value(array, value.shape, value.lanes[:i] + value.lanes[i + 1 :]))
     return value
@@ -378,7 +378,7 @@ def _arg_extreme(equation: Any, values: list[Value]) -> list[Value]:
 
 def drop_axes(value: Value, array: Array, axes: Sequence[int]) -> Value:
     """The value with its axes gone, its lanes following."""
-    lanes = tuple(Lane(lane.ids.squeeze(tuple(axes)), lane.size) for lane in value.lanes)
+    lanes = tuple(lane.without(axes) for lane in value.lanes)
     return Value(array, tuple(n for i, n in enumerate(value.shape) if i not in axes), lanes)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ import numpy as np
 
 from marginalia.jaxpr.known import Lazy
 from marginalia.lanes.bounds import current, refuse_wide
+from marginalia.lanes.run import Ids, Run
 
 MOST_READ = 64
 """No table has an axis for so many discretes: even of two states each they would be too many."""
@@ -34,21 +36,42 @@ class Lane:
     """Which element of the discretes each element of a value reads through one table axis.
 
     `ids` has the rank of the value, its axes of length one where the identity does not change. A negative identity
-    means no discrete: -1 - s stands for the fixed state s of the table axis.
+    means no discrete: -1 - s stands for the fixed state s of the table axis. Many that follow one another are `held`
+    as a run, and are written out only when `ids` is asked for.
     `size` is the length of the table axis: the largest support met along the lane.
     """
 
-    ids: np.ndarray
+    held: Ids
     size: int
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        return np.asarray(self.held)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.held.shape
 
     def same(self, other: Lane) -> bool:
         """Whether both lanes stand for the same elements everywhere."""
-        if self is other:
+        if self.size != other.size or self.shape != other.shape:
+            return False
+        if self.held is other.held:
             return True
-        return self.size == other.size and self.ids.shape == other.ids.shape and np.array_equal(self.ids, other.ids)
+        if isinstance(self.held, Run) and isinstance(other.held, Run):
+            return self.held == other.held
+        return np.array_equal(self.ids, other.ids)
 
     def varies(self, axis: int) -> bool:
-        return self.ids.shape[axis] > 1
+        return self.shape[axis] > 1
+
+    def reshaped(self, shape: tuple[int, ...]) -> Lane:
+        return Lane(self.held.reshape(shape), self.size)
+
+    def without(self, axes: Sequence[int]) -> Lane:
+        """The lane of a value that has lost axes along which it does not change."""
+        assert all(self.shape[axis] == 1 for axis in axes)
+        return self.reshaped(tuple(n for axis, n in enumerate(self.shape) if axis not in axes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +114,8 @@ def namespace(*arrays: Array) -> Any:
     return np if all(isinstance(a, np.ndarray) for a in arrays) else jnp
 
 
-def broadcast(array: Array, shape: tuple[int, ...]) -> Array:
+def broadcast(array: Any, shape: tuple[int, ...]) -> Any:
+    array = np.asarray(array) if isinstance(array, Run) and array.shape != shape else array
     return array if tuple(array.shape) == shape else namespace(array).broadcast_to(array, shape)
 
 
@@ -139,7 +163,7 @@ def lift(value: Value, rank: int) -> Value:
     if value.rank == rank:
         return value
     assert value.rank == 0
-    lanes = tuple(Lane(lane.ids.reshape((1,) * rank), lane.size) for lane in value.lanes)
+    lanes = tuple(lane.reshaped((1,) * rank) for lane in value.lanes)
     return Value(value.array.reshape(value.array.shape + (1,) * rank), (1,) * rank, lanes, None)
 
 
@@ -169,7 +193,7 @@ def too_wide(lanes: tuple[Lane, ...], physicals: Sequence[tuple[int, ...]]) -> b
 
 def few_in_all(lanes: tuple[Lane, ...]) -> bool:
     """Whether lanes that change along positions stand for so few discretes that all of these may be read at once."""
-    if all(lane.ids.size == 1 for lane in lanes):
+    if all(math.prod(lane.shape) == 1 for lane in lanes) or any(isinstance(lane.held, Run) for lane in lanes):
         return False
     sizes = {int(i): lane.size for lane in lanes for i in np.unique(lane.ids)[-MOST_READ:] if i >= 0}
     return len(sizes) < MOST_READ and math.prod(sizes.values()) <= current().max_states
@@ -217,7 +241,7 @@ def insert_axis(value: Value, axis: int) -> Value:
     n = len(value.lanes)
     shape = value.shape[:axis] + (1,) + value.shape[axis:]
     array = value.array.reshape(value.array.shape[: n + axis] + (1,) + value.array.shape[n + axis :])
-    lanes = tuple(Lane(np.expand_dims(lane.ids, axis), lane.size) for lane in value.lanes)
+    lanes = tuple(lane.reshaped((*lane.shape[:axis], 1, *lane.shape[axis:])) for lane in value.lanes)
     return Value(array, shape, lanes)
 
 

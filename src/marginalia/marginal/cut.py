@@ -122,7 +122,7 @@ def lost_mass(kernel: Kernel, params: Mapping[str, Any], data: Any) -> dict[str,
     factors = kernel.tabulate(params, data)
     terms, graph = kernel.program.terms, kernel.plan.graph
     laned = [f for f in factors if f.value.lanes]
-    tables = [(jnp.asarray(f.value.array), f.value.shape) for f in laned]
+    tables = kernel.tables(factors)
     log_z = eliminate(kernel.plan, tables).log_z
     priors = [
         (t if terms[f.terms[0]].kind == "discrete" else jnp.zeros_like(t), shape)
@@ -135,7 +135,7 @@ def lost_mass(kernel: Kernel, params: Mapping[str, Any], data: Any) -> dict[str,
     for i, (name, site) in enumerate(kernel.program.discretes.items()):
         if not site.endless:
             continue
-        components = graph.component[kernel.states.offsets[i] : kernel.states.offsets[i + 1]]
+        components = np.asarray(graph.component)[kernel.states.offsets[i] : kernel.states.offsets[i + 1]]
         # A sum of nothing but zeros may have all that it holds beyond the cut.
         empty = ~(log_z[components] > -jnp.inf)
         log_tail = _log_tail(kernel, factors, i, name)
@@ -167,7 +167,7 @@ def _missing(kernel: Kernel, log_z: Any) -> Any:
     Not known, and so 0, where a discrete is masked: its states do not add up to 1.
     """
     graph, terms = kernel.plan.graph, kernel.program.terms
-    size = np.bincount(graph.component, minlength=graph.n_components)
+    size = np.bincount(np.asarray(graph.component), minlength=graph.n_components)
     masked = [
         part.scope
         for part in kernel.factors

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marginalia.lanes.run import places
 from marginalia.marginal.chain import Chains, backward, forward
 from marginalia.marginal.count import Counted, convolve, deconvolve
 from marginalia.marginal.graph import Graph, Source
@@ -81,7 +82,7 @@ def eliminate(
         log_z = jnp.zeros((0,))
     else:
         found = roots[0] if len(roots) == 1 else jnp.concatenate(roots)
-        log_z = found if plan.ordered else found[np.argsort(plan.root_components)]
+        log_z = found if plan.ordered else found[np.argsort(np.asarray(plan.root_components))]
     return Eliminated(log_z, tuple(kept))
 
 
@@ -114,7 +115,7 @@ def cut(factor: tuple[Any, tuple[int, ...]], source: Source) -> Any:
 
 
 def _unary(group: Group, unary: Any) -> Any:
-    own = unary[group.variables, : group.states].T
+    own = unary[places(group.variables), : group.states].T
     return own.reshape((group.states, *(1 for _ in group.neighbour_states), group.elements))
 
 
@@ -144,7 +145,7 @@ def go_back(plan: Plan, eliminated: Eliminated, choose: Callable[[Any, tuple[Any
                 table = table[index]
             else:
                 table = jnp.broadcast_to(table, (group.states, group.elements))
-            states = states.at[group.variables].set(choose(table, (r, g)).astype(jnp.int32))
+            states = states.at[places(group.variables)].set(choose(table, (r, g)).astype(jnp.int32))
     return states
 
 

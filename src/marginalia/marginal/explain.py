@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from marginalia.lanes.run import Run
 from marginalia.marginal.chain import Chains
 from marginalia.marginal.count import Counted
 from marginalia.rows.streaming import Streamed
@@ -75,6 +76,8 @@ def _rows(kernel: Kernel) -> list[str]:
 def strategy(kernel: Kernel, site: int) -> str:
     """How a site is summed out, read off the factor graph."""
     graph = kernel.plan.graph
+    if isinstance(graph.component, Run):
+        return "independent elements, each summed on its own"
     own = graph.component[graph.site == site]
     members = np.bincount(graph.component, minlength=graph.n_components)
     if (members[own] == 1).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from marginalia.lanes.run import Ids, Run, as_run
 from marginalia.lanes.value import Lane, full_ids
 
 if TYPE_CHECKING:
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """The static half of a factor: its shape and its lanes, without the table."""
+    """The static half of a factor: its shape and its lanes, without the table.
+
+    Axes that are summed before anything else (`summed`, see `summed_first`) have length one.
+    """
 
     shape: tuple[int, ...]
     lanes: tuple[Lane, ...]
@@ -27,6 +32,28 @@ class Scope:
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def run(self) -> Run | None:
+        """The discretes that the elements read, one after the other, where each reads one and they are in order."""
+        if len(self.lanes) != 1 or self.lanes[0].shape != self.shape:
+            return None
+        return as_run(self.lanes[0].held)
+
+
+def summed_first(shape: tuple[int, ...], lanes: Sequence[Lane], scale: np.ndarray, kept: int = 0) -> tuple[int, ...]:
+    """Axes along which a factor's elements all read the same discretes: their sum can stand for them.
+
+    The columns of an event are such. The first `kept` axes stay, and all do where an element may read nothing.
+    """
+    axes = tuple(
+        i
+        for i, n in enumerate(shape)
+        if i >= kept and n > 1 and scale.shape[i] == 1 and not any(lane.varies(i) for lane in lanes)
+    )
+    if not lanes or not axes:
+        return ()
+    return axes if all(isinstance(lane.held, Run) or (lane.held >= 0).all() for lane in lanes) else ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +71,23 @@ class Source:
 class Batch:
     """Elements that read equally many, distinct discretes: `scope[i, e]` is the i-th discrete of element e."""
 
-    scope: np.ndarray
+    scope: Ids
     source: Source | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """All discretes (flat identities), their number of states, and the batches of factors between them."""
+    """All discretes (flat identities), their number of states, and the batches of factors between them.
+
+    `component` is a run where there are many discretes and no factor reads two: each is a component of its own.
+    """
 
     sizes: np.ndarray
     site: np.ndarray
     names: tuple[str, ...]
     offsets: np.ndarray
     batches: tuple[Batch, ...]
-    component: np.ndarray
+    component: Ids
     n_components: int
 
     @property
@@ -74,6 +104,10 @@ def build_graph(
     counts: Sequence[Count] = (),
 ) -> Graph:
     """Put the factors' scopes together; sums that are discretes of their own follow the program's discretes."""
+    apart = None if counts else _apart(scopes, offsets)
+    if apart is not None:
+        n = len(sizes)
+        return Graph(sizes, site, names, offsets, apart, Run(0, (n,)), n)
     batches: list[Batch] = []
     for i, scope in enumerate(scopes):
         batches.extend(split_by_pattern(i, scope))
@@ -98,6 +132,20 @@ def build_graph(
     else:
         count, label = n, np.arange(n)
     return Graph(sizes, site, names, offsets, tuple(batches), label, int(count))
+
+
+def _apart(scopes: Sequence[Scope], offsets: np.ndarray) -> tuple[Batch, ...] | None:
+    """The batches of many discretes of which no two meet, each factor over a whole site; None where it is otherwise."""
+    if not any(isinstance(lane.held, Run) for scope in scopes for lane in scope.lanes):
+        return None
+    whole = {(int(a), int(b)) for a, b in itertools.pairwise(offsets)}
+    batches = []
+    for i, scope in enumerate(scopes):
+        found = scope.run
+        if found is None or (found.start, found.stop) not in whole:
+            return None
+        batches.append(Batch(found.reshape((1, found.size)), Source(i, None, (0,))))
+    return tuple(batches)
 
 
 def split_by_pattern(factor: int, scope: Scope) -> list[Batch]:
@@ -134,7 +182,8 @@ def neighbours(batches: list[Batch], n: int) -> tuple[np.ndarray, np.ndarray]:
         count = len(batch.scope)
         if count < 2:
             continue
-        scope = batch.scope[:, batch.scope[0] >= 0].astype(np.int64)
+        held = np.asarray(batch.scope)
+        scope = held[:, held[0] >= 0].astype(np.int64)
         codes.extend(scope[a] * n + scope[b] for a in range(count) for b in range(count) if a != b)
     if not codes:
         empty = np.zeros(0, np.int64)

@@ -18,17 +18,17 @@ import numpy as np
 import numpyro.distributions as dist
 
 from marginalia.errors import Refusal, compose
-from marginalia.jaxpr.device import owned
 from marginalia.lanes import bounds
 from marginalia.lanes.bounds import describe_variables
+from marginalia.lanes.run import beyond, places
 from marginalia.lanes.sums import Register
 from marginalia.lanes.value import materialize
 from marginalia.marginal.drawing import drawer, roughly
 from marginalia.marginal.eliminate import Eliminated, constants_of, cut, eliminate, go_back
-from marginalia.marginal.graph import Graph, Scope, build_graph
+from marginalia.marginal.graph import Graph, build_graph
 from marginalia.marginal.plan import Plan, make_plan
 from marginalia.marginal.semiring import Semiring, log_max, log_sum
-from marginalia.marginal.tabulate import SMALL, Factor, Part, States, alike_terms, apart, tabulate
+from marginalia.marginal.tabulate import Factor, Part, States, alike_terms, apart, part_of, summed_table, tabulate
 from marginalia.marginal.units import find_units
 from marginalia.precision import float64
 from marginalia.program import Program
@@ -106,9 +106,7 @@ class Kernel:
 
         self.register = register
         jax.eval_shape(run, self.abstract_params(), self.closed)
-        self.factors: tuple[Part, ...] = tuple(
-            Part(f.terms, f.stacked, f.axes, Scope(f.value.shape, f.value.lanes), f.scale) for f in found
-        )
+        self.factors: tuple[Part, ...] = tuple(part_of(f) for f in found)
         self.held = tuple(tuple(f.value.array.shape) for f in found)
         scopes = [f.scope for f in self.factors if f.scope.lanes]
         graph = build_graph(scopes, states.sizes, states.site, states.names, states.offsets, register.counts)
@@ -133,6 +131,11 @@ class Kernel:
                 self.program, self.states, params, data[: len(self.closed)], self.alike, register, self.open_data
             )
 
+    def tables(self, factors: list[Factor]) -> list[tuple[Any, tuple[int, ...]]]:
+        """Table and shape of each factor that reads discretes, as the plan takes them."""
+        pairs = zip(factors, self.factors, strict=True)
+        return [(summed_table(f.value, part.summed), part.scope.shape) for f, part in pairs if f.value.lanes]
+
     @functools.cached_property
     def by_rows(self) -> Streamed | Whole:
         """The density in blocks of the data's rows, or why it is evaluated whole."""
@@ -148,10 +151,8 @@ class Kernel:
         What the latter takes as it is stands there as None.
         """
         if not isinstance(self.by_rows, Streamed):
-            return tuple(self.closed)
-        with float64():
-            closed = tuple(x if np.size(x) <= SMALL else owned(x) for x in self.closed)
-        return (*closed, *(None if i in self.by_rows.borrowed else x for i, x in enumerate(self.by_rows.data)))
+            return self.closed
+        return (*self.closed, *(None if i in self.by_rows.borrowed else x for i, x in enumerate(self.by_rows.data)))
 
     @property
     def numbers_read(self) -> int:
@@ -175,7 +176,7 @@ class Kernel:
         """The same as one table of all rows, which `by_rows` takes apart."""
         factors = self.tabulate(params, data, by_rows=True)
         total = sum((_total(f) for f in factors if not f.value.lanes), jnp.zeros(()))
-        tables = _tables(factors)
+        tables = self.tables(factors)
         scales = [f.scale for f in factors if f.value.lanes]
         for index, elements, values in constants_of(self.plan.graph, tables):
             weight = _flat_scale(scales[index], tables[index][1], elements)
@@ -188,7 +189,7 @@ class Kernel:
         factors = self.tabulate(params, data)
         kinds = [self.program.terms[f.terms[0]].kind for f in factors]
         laned = [(f, k) for f, k in zip(factors, kinds, strict=True) if f.value.lanes]
-        tables = _tables(factors)
+        tables = self.tables(factors)
         log_z = eliminate(self.plan, tables).log_z
         if any(kind == "latent" for _, kind in laned):
             # The latents that hang on a discrete are given here: p(data, latents) / p(latents).
@@ -201,7 +202,7 @@ class Kernel:
         result = {}
         for unit in self.units:
             if unit.components is not None:
-                result[unit.name] = log_z[unit.components].reshape(unit.shape)
+                result[unit.name] = log_z[places(unit.components)].reshape(unit.shape)
             else:
                 own = [f for f in factors if unit.term in f.terms and not f.value.lanes and not f.axes]
                 values = sum(jnp.asarray(materialize(f.of(unit.term)).array) for f in own)
@@ -212,7 +213,7 @@ class Kernel:
         """log Z per component with what the terms say besides: elements that read no discrete."""
         # Terms that read nothing (a sum over no elements, say) are units of their own, after the components.
         named = [u.components for u in self.units if u.components is not None] + [p.targets for p in self.leftovers]
-        size = max((int(targets.max(initial=-1)) + 1 for targets in named), default=0)
+        size = max((beyond(targets) for targets in named), default=0)
         log_z = jnp.concatenate([log_z, jnp.zeros(max(size - len(log_z), 0))])
         for part in self.leftovers:
             value = factors[part.factor].value
@@ -227,7 +228,7 @@ class Kernel:
 
     def _eliminate(self, params: Mapping[str, Any], data: Any, semiring: Semiring, unary: Any = None) -> Eliminated:
         factors = self.tabulate(params, data)
-        return eliminate(self.plan, _tables(factors), semiring, unary)
+        return eliminate(self.plan, self.tables(factors), semiring, unary)
 
     def component_densities(self, params: Mapping[str, Any], data: Any, unary: Any) -> Any:
         """log Z of each connected component of the factor graph, with `unary` (discretes x states) added."""
@@ -277,7 +278,7 @@ class Kernel:
     def clamped(self, params: Mapping[str, Any], data: Any, unary: Any) -> Any:
         """The log density with `unary` (discretes x states) added; -inf forbids a state. No scale is applied."""
         factors = self.tabulate(params, data)
-        tables = _tables(factors)
+        tables = self.tables(factors)
         total = sum((jnp.sum(materialize(f.value).array) for f in factors if not f.value.lanes), jnp.zeros(()))
         for index, elements, values in constants_of(self.plan.graph, tables):
             total = total + _weighted(values, None, tables[index][1], elements)
@@ -327,10 +328,6 @@ class Kernel:
         return {name: tuple(x.shape) for name, x in found.items()}
 
 
-def _tables(factors: list[Factor]) -> list[tuple[Any, tuple[int, ...]]]:
-    return [(jnp.asarray(f.value.array), f.value.shape) for f in factors if f.value.lanes]
-
-
 def _total(factor: Factor) -> Any:
     """The sum of a factor without discretes, scaled."""
     array = jnp.asarray(materialize(factor.value).array)
@@ -370,7 +367,7 @@ def _component_scale(program: Program, graph: Graph, factors: list[Part]) -> np.
         terms = np.repeat(part.terms, len(flat) // len(part.terms) if part.stacked else len(flat))
         if batch.source.elements is not None:
             flat, terms = flat[batch.source.elements], terms[batch.source.elements]
-        component = graph.component[batch.scope[0]]
+        component = np.asarray(graph.component[batch.scope[0]])
         new = np.isnan(found[component])
         found[component[new]] = flat[new]
         setter[component[new]] = terms[new]

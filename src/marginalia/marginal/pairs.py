@@ -44,7 +44,7 @@ def pairwise(
             return pairwise(apart, first, second, lag, axis)
 
     def probabilities(params: Mapping[str, Any], data: Any) -> Any:
-        tables = [(jnp.asarray(f.value.array), f.value.shape) for f in kernel.tabulate(params, data) if f.value.lanes]
+        tables = kernel.tables(kernel.tabulate(params, data))
 
         def total(added: Any) -> Any:
             return jnp.sum(eliminate(plan, [*tables, (added, scope.shape)]).log_z)

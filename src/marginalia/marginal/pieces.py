@@ -30,14 +30,15 @@ def pieces_of(n: int, live: dict[int, Batch], variables: np.ndarray, adjacent: n
     slot_of[variables[variables >= 0]] = np.flatnonzero(variables >= 0)
     pieces: list[Piece] = []
     for index, batch in live.items():
-        for lane, scope in enumerate(batch.scope):
+        scopes = np.asarray(batch.scope)
+        for lane, scope in enumerate(scopes):
             slots = slot_of[scope]
             elements = np.flatnonzero(slots >= 0)
             if not len(elements):
                 continue
             slots = slots[elements]
             places = np.zeros((len(batch.scope), len(elements)), np.int64)
-            for i, ids in enumerate(batch.scope):
+            for i, ids in enumerate(scopes):
                 if i != lane:
                     places[i] = 1 + np.argmax(adjacent[:, slots] == ids[elements], axis=0)
             pieces.extend(_by_places(index, batch, elements, slots, places, len(variables)))

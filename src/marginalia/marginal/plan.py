@@ -9,6 +9,7 @@ so trees cost no more than their tables, and a clique beyond the limit is refuse
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from marginalia.lanes import bounds
+from marginalia.lanes.run import Ids, Run
 from marginalia.lanes.sums import Count
 from marginalia.marginal.chain import Chains, find_chains
 from marginalia.marginal.count import Counted, find_counted
@@ -27,7 +29,7 @@ from marginalia.marginal.pieces import Piece, pieces_of
 class Group:
     """Discretes eliminated by one array operation; `neighbours[j, s]` is the j-th neighbour of the s-th of them."""
 
-    variables: np.ndarray
+    variables: Ids
     states: int
     neighbours: np.ndarray
     neighbour_states: tuple[int, ...]
@@ -49,7 +51,7 @@ class Group:
 class Plan:
     graph: Graph
     rounds: tuple[tuple[Group | Chains | Counted, ...], ...]
-    root_components: np.ndarray
+    root_components: Ids
     """Component of each root, in the order in which the rounds meet them."""
     ordered: bool = field(default=False)
 
@@ -67,6 +69,8 @@ def make_plan(graph: Graph, counts: Sequence[Count] = ()) -> Plan:
 
     The parts of a sum wait until they can be convolved, and the sum waits for them.
     """
+    if isinstance(graph.component, Run):
+        return _apart(graph)
     live = {i: b for i, b in enumerate(graph.batches) if len(b.scope)}
     next_batch = len(graph.batches)
     remaining = np.ones(graph.n, bool)
@@ -123,6 +127,22 @@ def make_plan(graph: Graph, counts: Sequence[Count] = ()) -> Plan:
     found = np.concatenate(roots) if roots else np.zeros(0, int)
     ordered = bool(np.array_equal(found, np.arange(len(found))))
     return Plan(graph, tuple(rounds), found, ordered)
+
+
+def _apart(graph: Graph) -> Plan:
+    """One round, a group for each site, where no two discretes meet."""
+    groups = []
+    for a, b in itertools.pairwise(graph.offsets.tolist()):
+        if a == b:
+            continue
+        own = Run(a, (b - a,))
+        nobody = np.zeros((0, b - a), np.int64)
+        states = int(graph.sizes[a])
+        _guard(graph, own, nobody, states)
+        read = enumerate(batch.scope for batch in graph.batches)
+        pieces = tuple(Piece(i, None, (0,), None) for i, ids in read if isinstance(ids, Run) and ids.start == a)
+        groups.append(Group(own, states, nobody, (), pieces, None))
+    return Plan(graph, (tuple(groups),), Run(0, (graph.n,)), True)
 
 
 def _refuse_counts(graph: Graph, waiting: list[Count]) -> None:
@@ -194,7 +214,7 @@ def _alike(
     return groups
 
 
-def _guard(graph: Graph, variables: np.ndarray, adjacent: np.ndarray, clique: int) -> None:
+def _guard(graph: Graph, variables: Ids, adjacent: np.ndarray, clique: int) -> None:
     bound = bounds.current()
     numbers = clique * len(variables)
     if clique > bound.max_states or numbers > bound.max_numbers:

@@ -16,9 +16,10 @@ from marginalia.jaxpr.known import Lazy
 from marginalia.lanes.alike import Alike, find_alike, run_alike
 from marginalia.lanes.bounds import Context, current, speaking_of
 from marginalia.lanes.interpret import Sum
+from marginalia.lanes.run import run
 from marginalia.lanes.sums import Register
 from marginalia.lanes.value import Lane, Value, plain, take
-from marginalia.marginal.graph import Scope
+from marginalia.marginal.graph import Scope, summed_first
 from marginalia.program import Discrete, Program
 
 
@@ -49,6 +50,25 @@ class Part(NamedTuple):
     axes: tuple[int, ...]
     scope: Scope
     scale: np.ndarray
+    summed: tuple[int, ...] = ()
+    """Axes of the factor that are summed before it goes into the plan; of length one in its scope."""
+
+
+def part_of(factor: Factor) -> Part:
+    value = factor.value
+    summed = summed_first(value.shape, value.lanes, factor.scale, int(factor.stacked))
+    shape = tuple(1 if axis in summed else n for axis, n in enumerate(value.shape))
+    return Part(factor.terms, factor.stacked, factor.axes, Scope(shape, value.lanes), factor.scale, summed)
+
+
+def summed_table(value: Value, axes: tuple[int, ...]) -> Any:
+    """The value's table, summed along axes on which none of its lanes changes."""
+    array, lanes = jnp.asarray(value.array), len(value.lanes)
+    for axis in axes:
+        if array.shape[lanes + axis] == 1:
+            array = array * value.shape[axis]
+    held = [lanes + axis for axis in axes if array.shape[lanes + axis] != 1]
+    return jnp.sum(array, axis=tuple(held), keepdims=True) if held else array
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +85,13 @@ class States:
         names = tuple(program.discretes)
         counts = [math.prod(d.shape) for d in program.discretes.values()]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        supports = [len(d.values) for d in program.discretes.values()]
-        return States(
-            names,
-            offsets,
-            np.repeat(np.asarray(supports, np.int64), counts),
-            np.repeat(np.arange(len(names)), counts),
-        )
+        supports = np.asarray([len(d.values) for d in program.discretes.values()], np.int64)
+        return States(names, offsets, _each(supports, counts), _each(np.arange(len(names)), counts))
+
+
+def _each(values: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Each value as often as its count says; a single one is held once."""
+    return np.broadcast_to(values, counts) if len(counts) == 1 else np.repeat(values, counts)
 
 
 SMALL = 4096
@@ -108,7 +128,7 @@ def tabulate(
     inputs: list[Value] = [plain(jnp.asarray(params[name])) for name in program.latents]
     for i, discrete in enumerate(program.discretes.values()):
         rank = len(discrete.shape)
-        ids = np.arange(states.offsets[i], states.offsets[i + 1], dtype=np.int32).reshape(discrete.shape)
+        ids = run(states.offsets[i], discrete.shape)
         array = np.asarray(discrete.values, jnp.result_type(int)).reshape((-1,) + (1,) * rank)
         if discrete.bounds is not None:
             # What is computed for a value beyond an element's own support is never used: better a value inside it
@@ -134,7 +154,7 @@ def tabulate(
                 factors.append(Factor(terms, node, scale, (), stacked))
                 continue
             for part in node.terms:
-                wide = np.broadcast_to(scale, node.shape)
+                wide = scale
                 for axis in sorted(part.axes):
                     wide = np.expand_dims(wide, axis)
                 factors.append(Factor(terms, part.spread(), wide, part.axes, stacked))

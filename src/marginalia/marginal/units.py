@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from marginalia.lanes.value import full_ids
+from marginalia.lanes.run import Ids, Run, beyond
+from marginalia.lanes.value import Lane
 from marginalia.marginal.graph import Graph, Scope, Source
 from marginalia.marginal.tabulate import Part
 from marginalia.program import Program
@@ -29,7 +31,7 @@ class Unit:
     shape: tuple[int, ...]
     dims: tuple[str, ...]
     sites: tuple[str, ...]
-    components: np.ndarray | None = None
+    components: Ids | None = None
     term: int = -1
 
 
@@ -52,8 +54,8 @@ def find_units(
 ) -> tuple[tuple[Unit, ...], tuple[Leftover, ...]]:
     """Units of the log-likelihood: rows where rows are independent, else groups; joint outcomes stay one unit."""
     units: list[Unit] = []
-    members: dict[int, np.ndarray] = {}
-    reached: dict[int, np.ndarray] = {}
+    members: dict[int, Ids] = {}
+    reached: dict[int, _Reached] = {}
     count = graph.n_components
     of_term: dict[int, list[_View]] = {}
     for part in factors:
@@ -66,13 +68,19 @@ def find_units(
         if not any(view.lanes for view in own):
             units.append(Unit(term.name, term.shape, _dims(program, term.name, term.shape), (term.name,), None, t))
             continue
-        first = _first_components(graph, own, term.shape)
+        whole = any(view.axes for view in own)
+        shape = term.shape if whole else np.broadcast_shapes(*(view.shape for view in own))
+        row = _run_of(graph, own, shape)
+        if row is not None:
+            reached[t], members[t] = _Reached(row, shape), row
+            continue
+        first = _first_components(graph, own, shape)
         alone = np.flatnonzero(first < 0)
         first[alone] = count + np.arange(len(alone))
         count += len(alone)
-        reached[t] = first
-        read = [graph.component[ids[ids >= 0]] for view in own for ids in view.lanes]
-        members[t] = first if not any(view.axes for view in own) else np.concatenate([*read, first[alone]])
+        reached[t] = _Reached(first, shape)
+        read = [graph.component[ids[ids >= 0]] for view in own for ids in view.within(shape)]
+        members[t] = np.concatenate([*read, first[alone]]) if whole else first
     leftovers = _leftovers(program, graph, factors, reached)
     keyed = _by_terms(members)
     units.extend(_unit(program, terms, components, members) for terms, components in keyed.items())
@@ -95,9 +103,15 @@ def _told_apart(units: list[Unit]) -> tuple[Unit, ...]:
     return tuple(found)
 
 
-def _by_terms(members: dict[int, np.ndarray]) -> dict[tuple[int, ...], np.ndarray]:
+def _by_terms(members: dict[int, Ids]) -> dict[tuple[int, ...], Ids]:
     """Components in order, keyed by the terms that say something of them."""
-    size = max((int(component.max(initial=-1)) + 1 for component in members.values()), default=0)
+    runs = {t: (ids.start, ids.stop) for t, ids in members.items() if isinstance(ids, Run)}
+    ends = sorted(set(runs.values()))
+    if runs and len(runs) == len(members) and all(a[1] <= b[0] for a, b in itertools.pairwise(ends)):
+        alike = {own: tuple(t for t in runs if runs[t] == own) for own in ends}
+        return dict(sorted((terms, Run(a, (b - a,))) for (a, b), terms in alike.items()))
+    members = {t: np.asarray(ids) for t, ids in members.items()}
+    size = max((beyond(component) for component in members.values()), default=0)
     if len(members) <= MOST_CODED:
         code = np.zeros(size, np.int64)
         for place, component in enumerate(members.values()):
@@ -118,9 +132,9 @@ def _by_terms(members: dict[int, np.ndarray]) -> dict[tuple[int, ...], np.ndarra
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """What one term has of a factor: the identities along each lane, flat, and the element of the term for each."""
+    """What one term has of a factor."""
 
-    lanes: tuple[np.ndarray, ...]
+    lanes: tuple[Lane, ...]
     axes: tuple[int, ...]
     shape: tuple[int, ...]
 
@@ -128,9 +142,28 @@ class _View:
     def of(part: Part, position: int) -> _View:
         shape = part.scope.shape
         if not part.stacked:
-            return _View(tuple(full_ids(lane, shape).reshape(-1) for lane in part.scope.lanes), part.axes, shape)
-        lanes = tuple(full_ids(lane, shape)[position].reshape(-1) for lane in part.scope.lanes)
+            return _View(part.scope.lanes, part.axes, shape)
+        lanes = tuple(Lane(lane.ids[position if lane.varies(0) else 0], lane.size) for lane in part.scope.lanes)
         return _View(lanes, tuple(axis - 1 for axis in part.axes), shape[1:])
+
+    def over(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The factor's shape where the term has this one: what was summed first may be written out again."""
+        wide = list(shape)
+        for axis in sorted(self.axes):
+            wide.insert(axis, self.shape[axis])
+        return tuple(wide)
+
+    def within(self, shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+        """The identities along each lane, flat."""
+        return tuple(np.broadcast_to(lane.ids, self.over(shape)).reshape(-1) for lane in self.lanes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reached:
+    """For each element of a term of some shape the component that it belongs to."""
+
+    components: Ids
+    shape: tuple[int, ...]
 
 
 def _silent_batches(graph: Graph, factors: Sequence[Part]) -> dict[int, list[Source]]:
@@ -148,7 +181,19 @@ def _places(view: _View, shape: tuple[int, ...]) -> np.ndarray:
     places = np.arange(int(np.prod(shape))).reshape(shape)
     for axis in sorted(view.axes):
         places = np.expand_dims(places, axis)
-    return np.broadcast_to(places, view.shape).reshape(-1)
+    return np.broadcast_to(places, view.over(shape)).reshape(-1)
+
+
+def _run_of(graph: Graph, own: Sequence[_View], shape: tuple[int, ...]) -> Run | None:
+    """The components of a term's elements where they follow one another, None where they do not."""
+    first = next((view for view in own if view.lanes), None)
+    if first is None or first.axes or not isinstance(graph.component, Run) or first.shape != shape:
+        return None
+    held = first.lanes[0].held
+    if not isinstance(held, Run) or held.shape != shape:
+        return None
+    found = graph.component[held]
+    return Run(found.start, (found.size,))
 
 
 def _first_components(graph: Graph, own: Sequence[_View], shape: tuple[int, ...]) -> np.ndarray:
@@ -156,7 +201,7 @@ def _first_components(graph: Graph, own: Sequence[_View], shape: tuple[int, ...]
     found = np.full(int(np.prod(shape)), -1, np.int64)
     for view in own:
         places = _places(view, shape)
-        for ids in view.lanes:
+        for ids in view.within(shape):
             new = (ids >= 0) & (found[places] < 0)
             found[places[new]] = graph.component[ids[new]]
     return found
@@ -174,18 +219,16 @@ def components_read(graph: Graph, scope: Scope) -> np.ndarray:
 
 
 def _leftovers(
-    program: Program, graph: Graph, factors: Sequence[Part], reached: dict[int, np.ndarray]
+    program: Program, graph: Graph, factors: Sequence[Part], reached: dict[int, _Reached]
 ) -> tuple[Leftover, ...]:
     """`reached` says for each element of the terms that read something where it belongs."""
     silent = _silent_batches(graph, factors)
     found = []
     for f, part in enumerate(factors):
-        if not all(t in reached for t in part.terms):
+        if not all(t in reached for t in part.terms) or (part.scope.lanes and f not in silent):
             continue
-        views = [_View.of(part, position) for position in range(len(part.terms))]
-        targets = np.concatenate(
-            [reached[t][_places(view, program.terms[t].shape)] for t, view in zip(part.terms, views, strict=True)]
-        )
+        views = [(reached[t], _View.of(part, position)) for position, t in enumerate(part.terms)]
+        targets = np.concatenate([np.asarray(own.components)[_places(view, own.shape)] for own, view in views])
         if not part.scope.lanes:
             found.append(Leftover(f, None, targets))
         found.extend(
@@ -195,7 +238,7 @@ def _leftovers(
     return tuple(found)
 
 
-def _unit(program: Program, terms: tuple[int, ...], components: np.ndarray, members: dict[int, np.ndarray]) -> Unit:
+def _unit(program: Program, terms: tuple[int, ...], components: Ids, members: dict[int, Ids]) -> Unit:
     names = tuple(program.terms[t].name for t in terms)
     name = "+".join(names if len(names) <= 4 else (names[0], "...", names[-1]))
     for t in terms:
@@ -203,7 +246,7 @@ def _unit(program: Program, terms: tuple[int, ...], components: np.ndarray, memb
         order = members[t]
         single = len(order) == len(components) == int(np.prod(term.shape))
         # `components` are distinct and in order, so equal ones sorted are distinct too.
-        if single and np.array_equal(np.sort(order), components):
+        if single and (components == order if isinstance(order, Run) else np.array_equal(np.sort(order), components)):
             return Unit(name, term.shape, _dims(program, term.name, term.shape), names, order)
     return Unit(name, (len(components),), (f"{name}_unit",), names, components)
 
