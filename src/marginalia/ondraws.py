@@ -79,8 +79,7 @@ class OnDraws:
         """Draws of the continuous latents from the prior: `{latent: (number, *shape)}`."""
         bits = np.random.default_rng(random_seed).integers(2**32, size=(number, 2), dtype=np.uint32)
         with float64():
-            drawn = [self.kernel.draw_prior(own) for own in bits]
-        return {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
+            return self.kernel.draw_prior(bits)
 
     def posterior(self, params: Params) -> Iterator[dict[str, np.ndarray]]:
         """P(z = k | observed, params) block by block: `{discrete: (block, *site shape, K)}`."""

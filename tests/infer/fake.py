@@ -45,7 +45,7 @@ class FakeKernel:
 
     @cached_property
     def draw_prior(self):
-        return drawer(self.prior)
+        return drawer(self.prior, 10)
 
     @property
     def numbers_read(self):

@@ -51,7 +51,7 @@ class Kernel:
 
     @cached_property
     def draw_prior(self):
-        return drawer(self.prior)
+        return drawer(self.prior, 10)
 
     def log_likelihood(self, params, data):
         return {"y": jax.nn.logsumexp(self.joint(params, data), axis=-1)}

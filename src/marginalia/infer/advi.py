@@ -201,7 +201,7 @@ def ordered_copy(problem: Problem, optimiser: Optimiser, place: starts.Place) ->
             for name, own in axes.items():
                 for axis in own:
                     moved[name] = np.take(moved[name], order, axis=axis)
-            point = problem.unconstrain(moved)
+            point = problem.unconstrain({name: value[None] for name, value in moved.items()})[0]
             density = optimiser.evaluate(point[None])[0][0]
             if abs(density - place.log_density) <= SAME_DENSITY * max(1.0, abs(place.log_density)):
                 return point

@@ -43,15 +43,13 @@ class CandidateMaker:
 
     def draw(self, count: int) -> np.ndarray:
         """`count` unconstrained points `(count, dimension)`; every second one is guided by the data."""
-        bits = key_data(self._rng, count)
-        points = np.stack([self._candidate(bits[i], self._guess() if i % 2 else {}) for i in range(count)])
-        return points[np.all(np.abs(points) < LARGEST, axis=1)]
-
-    def _candidate(self, bits: np.ndarray, guess: dict[str, np.ndarray]) -> np.ndarray:
-        params = dict(self._problem.kernel.draw_prior(bits))
-        for name, value in guess.items():
-            params[name] = np.broadcast_to(value, np.shape(params[name])).astype(params[name].dtype)
-        return self._problem.unconstrain(params)
+        params = {n: np.array(v) for n, v in self._problem.kernel.draw_prior(key_data(self._rng, count)).items()}
+        for i in range(1, count, 2):
+            for name, value in self._guess().items():
+                params[name][i] = value
+        points = self._problem.unconstrain(params)
+        with np.errstate(invalid="ignore"):
+            return points[np.all(np.abs(points) < LARGEST, axis=1)]
 
     def _guess_is_possible(self, shape: tuple[int, ...], support: Any) -> bool:
         kind, _, _ = kind_of(support)

@@ -14,10 +14,9 @@ import numpy as np
 
 from marginalia.errors import FitError, compose
 from marginalia.infer.evaluator import Evaluator
-from marginalia.marginal.drawing import QUICKLY
+from marginalia.marginal.drawing import QUICKLY, in_blocks
 from marginalia.precision import in_float64
 
-BLOCK = 256  # points that are constrained together
 ROUNDING = 1e-6
 
 type Labelling = Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
@@ -118,24 +117,21 @@ class Problem:
     def _constrained(self, points: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Parameters of points `(n, dimension)` and log |det J|; a block of fixed size at a time, so compiled once."""
         run = self._program("constrain", lambda: jax.jit(jax.vmap(lambda x: self.kernel.constrain(self.split(x)))))
-        blocks = []
-        for i in range(0, max(len(points), 1), BLOCK):
-            some = points[i : i + BLOCK]
-            padded = np.concatenate([some, np.zeros((BLOCK - len(some), self.dimension))])
-            blocks.append(jax.tree.map(np.asarray, run(padded)))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(points)], *blocks)
+        return in_blocks(run, points, self.dimension)
 
     def unconstrain(self, params: dict[str, np.ndarray]) -> np.ndarray:
-        """The point `(dimension,)` of one set of parameters; NaN where they are outside the support."""
-        run = self._program(
-            "unconstrain", lambda: jax.jit(lambda p: self.join(self.kernel.unconstrain(p)), compiler_options=QUICKLY)
-        )
-        return np.asarray(run(params))
+        """The points `(n, dimension)` of parameters `{site: (n, *shape)}`; NaN where they are outside the support."""
+
+        def make() -> Callable[..., Any]:
+            one = jax.vmap(lambda p: self.join(self.kernel.unconstrain(p)))
+            return jax.jit(one, compiler_options=QUICKLY)
+
+        return in_blocks(self._program("unconstrain", make), params, self.dimension)
 
     def density_of(self, params: dict[str, np.ndarray]) -> np.ndarray:
         """log p(observed, params), no Jacobian, of parameters `{site: (n, *shape)}`; -inf outside their support."""
         count = len(next(iter(params.values())))
-        points = np.stack([self.unconstrain({name: v[i] for name, v in params.items()}) for i in range(count)])
+        points = self.unconstrain(params)
         inside = np.isfinite(points).all(axis=1)
         points = np.where(inside[:, None], points, 0.0)
         again, log_det = self._constrained(points)

@@ -14,8 +14,14 @@ QUICKLY = {"xla_backend_optimization_level": 0}
 """Options of the compiler for a program that runs a few hundred times for microseconds."""
 
 
-def drawer(prior: Callable[[Any], dict[str, Any]]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """From a function of a key to one of two words of random bits, compiled once.
+MOST_SIDE_BY_SIDE = 256
+MOST_NUMBERS = 2**20
+
+
+def drawer(prior: Callable[[Any], dict[str, Any]], size: int) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """From a function of a key to one of words of random bits `(n, 2)`: n draws, by one program compiled once.
+
+    `size` is how many numbers a draw has.
 
     The generator is the one that is a single operation of the compiler's, where JAX's usual one is hundreds. Which
     draws come from which bits is then another matter on another kind of device.
@@ -24,8 +30,25 @@ def drawer(prior: Callable[[Any], dict[str, Any]]) -> Callable[[np.ndarray], dic
     def draw(bits: Any) -> dict[str, Any]:
         return prior(jax.random.wrap_key_data(jnp.concatenate([bits, bits ^ 0x9E3779B9]), impl="unsafe_rbg"))
 
-    compiled = jax.jit(draw, compiler_options=QUICKLY)
-    return lambda bits: {name: np.asarray(value) for name, value in compiled(bits).items()}
+    compiled = jax.jit(lambda bits: jax.lax.map(draw, bits), compiler_options=QUICKLY)
+
+    def drawn(bits: np.ndarray) -> dict[str, np.ndarray]:
+        return in_blocks(compiled, bits, size)
+
+    return drawn
+
+
+def in_blocks(compiled: Callable[[Any], Any], given: Any, size: int) -> Any:
+    """A function of things of `size` numbers side by side, on any number of them.
+
+    It is called with as many as memory allows, always the same number, so compiled once: the last block is filled up.
+    """
+    count, block = len(jax.tree.leaves(given)[0]), int(np.clip(MOST_NUMBERS // max(size, 1), 1, MOST_SIDE_BY_SIDE))
+    blocks = []
+    for i in range(0, count, block):
+        rows = np.minimum(np.arange(i, i + block), count - 1)
+        blocks.append(jax.tree.map(np.asarray, compiled(jax.tree.map(lambda leaf, rows=rows: leaf[rows], given))))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *blocks)
 
 
 def roughly(fn: Any, key: Any) -> Any:

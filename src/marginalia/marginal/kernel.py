@@ -314,8 +314,9 @@ class Kernel:
 
     @functools.cached_property
     def draw_prior(self) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-        """Nearly the same from two words of random bits, compiled once and quickly."""
-        return drawer(functools.partial(self.program.prior, instead=roughly))
+        """Many draws nearly from it, of words of random bits `(n, 2)`, compiled once and quickly."""
+        size = sum(math.prod(latent.shape) for latent in self.program.latents.values())
+        return drawer(functools.partial(self.program.prior, instead=roughly), size)
 
     @functools.cached_property
     def unconstrained_shapes(self) -> dict[str, tuple[int, ...]]:
