@@ -21,6 +21,7 @@ from marginalia.errors import FitError, MarginaliaWarning, OptionError, compose
 from marginalia.evidence import LogEvidence, evidence_of
 from marginalia.infer import Mode, Result, Starts, check, judge, options_from, run
 from marginalia.marginal import Marginal, marginalize
+from marginalia.marginal.marginal import recalled
 from marginalia.models import Ready, build
 from marginalia.ondraws import OnDraws, flatten, thin
 from marginalia.recovery import Recovery
@@ -288,7 +289,7 @@ def fit(
             )
         marginal = model
     else:
-        marginal = marginalize(model, *args, **kwargs)
+        marginal = recalled(model, *args, **kwargs)
     again, own = 0, checkpoint
     while True:
         engine = OnDraws(marginal)

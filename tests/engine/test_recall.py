@@ -12,6 +12,7 @@ import pytest
 import marginalia as mg
 from marginalia.errors import MarginaliaWarning
 from marginalia.marginal import recall
+from marginalia.marginal.marginal import recalled
 
 Y = np.array([-1.0, 0.5, 2.0, 3.5])
 
@@ -25,7 +26,7 @@ def mixture(y, *, prior=10.0, low=0.0, scale=1.0, bend=lambda x: x, rows=slice(N
             z = numpyro.sample("z", dist.Categorical(jnp.array(weights)))
             numpyro.sample("y", dist.Normal(bend(mu)[z], sd), obs=y)
 
-    return mg.marginalize(model, y[rows])
+    return recalled(model, y[rows])
 
 
 def test_an_equal_program_is_recalled_though_it_is_another_function():
@@ -58,7 +59,7 @@ def _bent(slope):
         {"bend": lambda x: x + 0.0},
         {"bend": _bent(1.0)},
     ],
-    ids=str,
+    ids=["prior", "support", "scale", "rows", "name", "last digit", "plus zero", "own derivative"],
 )
 def test_whatever_differs_is_another_program(other):
     assert mixture(Y).kernel is not mixture(Y, **other).kernel
@@ -89,7 +90,7 @@ def test_what_cannot_be_compared_is_like_no_other():
         z = numpyro.sample("z", dist.Bernoulli(0.5))
         numpyro.sample("y", dist.Normal(mu + z * shift, 1), obs=y)
 
-    first, second = mg.marginalize(model, 0.3), mg.marginalize(model, 0.3)
+    first, second = recalled(model, 0.3), recalled(model, 0.3)
     assert first.kernel is not second.kernel
 
 
@@ -106,16 +107,22 @@ def test_only_the_latest_few_are_kept_alive():
 
 
 def test_a_second_fit_compiles_nothing():
-    model = mixture(Y, prior=3.0)
-    options = mg.NUTS(draws=20, tune=20, chains=2, starts=4)
-    with pytest.warns(MarginaliaWarning):
-        first = mg.fit(model, method=options, random_seed=1, progressbar=False)
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+        with numpyro.plate("obs", len(y)):
+            z = numpyro.sample("z", dist.Categorical(jnp.array([0.4, 0.6])))
+            numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+    def fitted():
+        with pytest.warns(MarginaliaWarning):
+            return mg.fit(model, Y, method=mg.NUTS(20, 20, 2, starts=4), random_seed=1, progressbar=False)
+
+    first = fitted()
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None
     )
-    with pytest.warns(MarginaliaWarning):
-        again = mg.fit(mixture(Y, prior=3.0), method=options, random_seed=1, progressbar=False)
+    again = fitted()
     assert compiled == []
     for name, value in first.draws.items():
         np.testing.assert_array_equal(value, again.draws[name])

@@ -16,6 +16,7 @@ from marginalia.errors import ModelError, Refusal, compose
 from marginalia.lanes import bounds
 from marginalia.marginal.cut import LONGEST, Cuts, losses, lost_mass
 from marginalia.marginal.explain import explain
+from marginalia.marginal.kernel import Kernel
 from marginalia.marginal.pairs import pairwise
 from marginalia.marginal.recall import recall
 from marginalia.precision import float64
@@ -35,8 +36,20 @@ def marginalize(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Margina
     >>> marginal.log_density({"w": [0.3, 0.7], "mu": [0.0, 5.0]})
     >>> marginal.posterior({"w": [0.3, 0.7], "mu": [0.0, 5.0]})["z"]     # (rows, 2)
     """
+    return _marginalized(model, args, kwargs, Kernel)
+
+
+def recalled(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Marginal:
+    """The same, with all that was compiled for an equal program before: for what compiles much, as a fit does."""
+    return _marginalized(model, args, kwargs, recall)
+
+
+def _marginalized(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[Program], Kernel]
+) -> Marginal:
     with float64():
-        marginal = Marginal(read(model, args, kwargs))
+        program = read(model, args, kwargs)
+        marginal = Marginal(program, make(program))
         return _cut_by_prior(marginal) if marginal.endless else marginal
 
 
@@ -55,9 +68,9 @@ class Marginal:
     transformation nothing can be checked: see `covering`.
     """
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, kernel: Kernel | None = None):
         self.program = program
-        self.kernel = recall(program)
+        self.kernel = Kernel(program) if kernel is None else kernel
         self.cuts = Cuts({}, self.kernel.limits.max_lost)
 
     @property
