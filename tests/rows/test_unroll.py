@@ -76,6 +76,18 @@ def sloping(y):
         numpyro.sample("y", dist.Normal(slope[z] * y[:, 1], sd), obs=y[:, 0])
 
 
+def correlated(y):
+    """One covariance for all components: a triangular system for each row."""
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    tilt = numpyro.sample("tilt", dist.Normal(0, 1))
+    with numpyro.plate("component", 2):
+        mu = numpyro.sample("mu", dist.Normal(0, 5).expand([2]).to_event(1))
+    root = jnp.array([[1.0, 0.0], [0.0, 0.7]]).at[1, 0].set(tilt)
+    with numpyro.plate("obs", len(y)):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("y", dist.MultivariateNormal(mu[z], scale_tril=root), obs=y)
+
+
 W2, W3 = np.array([0.3, 0.7]), np.array([0.2, 0.5, 0.3])
 HOLES = np.where(RNG.random((ROWS, 2)) < 0.3, np.nan, RNG.normal(size=(ROWS, 2)))
 PROGRAMS: dict[str, tuple[Callable[..., Any], np.ndarray, dict[str, Any]]] = {
@@ -83,6 +95,7 @@ PROGRAMS: dict[str, tuple[Callable[..., Any], np.ndarray, dict[str, Any]]] = {
     "square": (square, RNG.normal(size=(ROWS, 2)), {"w": W2, "mu": RNG.normal(size=(2, 2)), "sd": [[1, 0.7], [2, 1]]}),
     "masked": (masked, HOLES, {"w": W2, "mu": RNG.normal(size=(2, 2))}),
     "impossible": (impossible, RNG.poisson(0.7, 4 * ROWS).astype(float), {"w": W2, "rate": 0.9}),
+    "correlated": (correlated, RNG.normal(size=(ROWS, 2)), {"w": W2, "mu": RNG.normal(size=(2, 2)), "tilt": -0.4}),
     "sloping": (sloping, RNG.normal(size=(ROWS, 2)), {"w": W2, "slope": [-1.0, 1.5], "sd": 0.8}),
 }
 

@@ -32,8 +32,12 @@ class Densities:
         key = "densities", self.block
         if key not in self._problem.programs:
             points = jax.ShapeDtypeStruct((self.block, self._problem.dimension), np.float64)
-            batched = jax.jit(jax.vmap(self._problem.log_density, (0, None)))
-            self._problem.programs[key] = batched.lower(points, self._problem.data).compile()
+
+            def each(points: jax.Array, data: Any) -> jax.Array:
+                # One after the other: the data of a block stay in the cache, and threads take other points.
+                return jax.lax.map(lambda point: self._problem.log_density(point, data), points)
+
+            self._problem.programs[key] = jax.jit(each).lower(points, self._problem.data).compile()
         self._compiled = self._problem.programs[key]
 
     def blocks(self, points: np.ndarray) -> Iterator[np.ndarray]:

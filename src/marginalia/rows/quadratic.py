@@ -324,10 +324,17 @@ def _contract_square(reading: Any, linear: Linear, axes: Sequence[int]) -> Held 
         return None
     c = linear.coefficients
     gram = jnp.einsum("...jf,...jg->...fg", c, c)
-    first, second = np.triu_indices(c.shape[-1])
+    count = c.shape[-1]
+    first, second = np.triu_indices(count)
     twice = np.where(first == second, 1.0, 2.0).astype(c.dtype)
-    matrix = gram[..., first, second] * twice
-    features = linear.features[first] * linear.features[second]
-    _bounded(reading, jnp.abs(matrix) @ (linear.largest[first] * linear.largest[second]))
+    # Slices in the order of these pairs: an index would be a gather, which `unroll` does not follow.
+    matrix = jnp.concatenate([gram[..., i, i:] for i in range(count)], -1) * twice
+    features = _in_pairs(linear.features)
+    _bounded(reading, jnp.abs(matrix) @ _in_pairs(linear.largest))
     total = (matrix.reshape((-1, len(first))) @ features).reshape((*matrix.shape[:-1], features.shape[-1]))
     return Held(total, tuple(axis for i, axis in enumerate(linear.axes) if i not in axes))
+
+
+def _in_pairs(x: Any) -> Any:
+    """The products of each entry with itself and all that follow."""
+    return jnp.concatenate([jax.lax.slice_in_dim(x, i, i + 1) * x[i:] for i in range(len(x))])
