@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -44,7 +45,8 @@ class Fit:
     """What inference found, and what can be asked of it. Nothing in it changes.
 
     Attributes:
-        data: ArviZ DataTree: posterior, sample_stats, observed_data, and log_likelihood up to 2e7 numbers.
+        data: ArviZ DataTree: posterior, sample_stats, observed_data, and log_likelihood up to 2e7 numbers; made when
+            it is first asked for.
         draws: Site name to (chain, draw, *site shape); under one labelling where labels are exchangeable.
         raw: The same as the sampler gave them.
         deterministics: Deterministic sites that read no discrete, (chain, draw, *site shape); the others have values
@@ -62,7 +64,7 @@ class Fit:
         >>> fit.summary(), fit.membership()["z"], fit.membership(y_new)   # doctest: +SKIP
     """
 
-    data: xr.DataTree
+    _tree: Callable[[], xr.DataTree]
     draws: dict[str, np.ndarray]
     raw: dict[str, np.ndarray]
     status: tuple[str, ...]
@@ -74,6 +76,10 @@ class Fit:
     about: dict[str, Any] = field(default_factory=dict)
     deterministics: dict[str, np.ndarray] = field(default_factory=dict)
     _on_draws: OnDraws | None = None
+
+    @cached_property
+    def data(self) -> xr.DataTree:
+        return self._tree()
 
     def summary(self) -> pd.DataFrame:
         """A table: mean, sd, 89 % interval, effective sample sizes, R-hat (also before relabelling).
@@ -359,17 +365,25 @@ def finish(marginal: Marginal, result: Result, engine: OnDraws | None = None) ->
     computed, large = Recovery(engine).deterministics(draws)
     if large:
         notes += (f"not kept because of their size: {', '.join(large)}; recover(draws=...) gives some of their draws.",)
+    tree = partial(_tree_of, engine, result, draws, computed)
+    method, raw = result.method, result.draws
+    return Fit(tree, draws, raw, status, notes, method, marginal, result, families, about, computed, engine)
+
+
+def _tree_of(
+    engine: OnDraws, result: Result, draws: dict[str, np.ndarray], computed: dict[str, np.ndarray]
+) -> xr.DataTree:
+    """All of a fit as one tree. The likelihood of the rows is a program of its own, and xarray takes long to import."""
     groups = {"posterior": {**draws, **computed}, "sample_stats": result.stats}
     likelihood = compare.log_likelihood(engine, draws)
     if likelihood is not None:
         groups["log_likelihood"] = likelihood
-    groups["observed_data"] = {n: np.asarray(s.value) for n, s in marginal.program.observed.items()}
+    groups["observed_data"] = {n: np.asarray(s.value) for n, s in engine.program.observed.items()}
     attrs = {"inference_library": "marginalia", "method": result.method}
-    tree = tidy.tree(marginal.program, groups, attrs)
+    tree = tidy.tree(engine.program, groups, attrs)
     for name, variables in result.groups.items():
         tree[name] = tidy.variables(variables)
-    method, raw = result.method, result.draws
-    return Fit(tree, draws, raw, status, notes, method, marginal, result, families, about, computed, engine)
+    return tree
 
 
 def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
@@ -408,7 +422,7 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
     )
     del tree.attrs[store.KEY]
     engine = None if marginal is None else OnDraws(marginal)
-    return Fit(tree, draws, raw, status, notes, method, marginal, result, families, about, computed, engine)
+    return Fit(lambda: tree, draws, raw, status, notes, method, marginal, result, families, about, computed, engine)
 
 
 def _checked_again(result: Result, draws: dict[str, np.ndarray]) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ RATE = 0.05
 RATE_FLOW = 0.01  # the weights of a network move less
 SAME_DENSITY = 1e-9
 MOST_COMBINATIONS = 64
-EVALUATIONS = 40_000_000  # draws x data elements: beyond this fewer draws are judged by their exact density
+EVALUATIONS = 200_000_000  # draws x data elements: beyond this fewer draws are judged by their exact density
 FEWEST_JUDGED = 200
 MOST_REFUSED = 20  # rounds of draws, where the density forbids most of them
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from marginalia.infer import diagnostics
+
 LARGEST_RHAT = 1.01
 SMALLEST_ESS_PER_CHAIN = 100
 SMALLEST_BFMI = 0.3
@@ -60,18 +62,10 @@ def convergence(draws: dict[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.
 
     Elements that never change get NaN.
     """
-    from arviz_stats.base.array import array_stats  # half a second to import: not before it is needed
-
     out = {}
     for name, value in draws.items():
-        flat = value.reshape(*value.shape[:2], -1)
-        table = np.full((3, flat.shape[2]), np.nan)
-        for j in range(flat.shape[2]):
-            element = flat[:, :, j]
-            if np.ptp(element) > 0 and np.all(np.isfinite(element)):
-                table[0, j] = array_stats.rhat(element, chain_axis=0, draw_axis=1) if len(element) > 1 else np.nan
-                table[1, j] = array_stats.ess(element, chain_axis=0, draw_axis=1, method="bulk")
-                table[2, j] = array_stats.ess(element, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
+        value = np.asarray(value, float)
+        table = diagnostics.convergence(value.reshape(*value.shape[:2], -1))
         rhat, bulk, tail = (row.reshape(value.shape[2:]) for row in table)
         out[name] = (rhat, bulk, tail)
     return out

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -139,8 +137,6 @@ def run(
         jacobian = method.jacobian(chosen)
         problem = Problem(marginal, jacobian=jacobian, one_labelling=one_labelling, mirrors=mirrors).recalled()
         progress = make_progress(progressbar)
-        # What judges the draws takes half a second to import: while the first programs are compiled it costs nothing.
-        threading.Thread(target=importlib.import_module, args=("arviz_stats.base.array",), daemon=True).start()
         more = (kept,) if method.resumes else ()
         try:
             # Chains run in threads already: more threads in each small triangular solve only wait for each other.

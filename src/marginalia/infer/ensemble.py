@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from marginalia.infer import check, edge, modes
+from marginalia.infer import check, diagnostics, edge, modes
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint, leaves, rebuild
 from marginalia.infer.chees import Numbers, State, Stepper, begin, restarted
 from marginalia.infer.options import Ensemble
@@ -161,16 +161,9 @@ def judge(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: d
 
 def nested_rhat(draws: dict[str, np.ndarray], superchains: int) -> dict[str, np.ndarray]:
     """Nested R-hat of each element: `{site: site shape}`; NaN where an element never changes."""
-    from arviz_stats.base.array import array_stats  # half a second to import: not before it is needed
-
     out = {}
     for name, value in draws.items():
-        flat = value.reshape(*value.shape[:2], -1)
-        ids = np.repeat(np.arange(superchains), len(flat) // superchains)
-        numbers = np.full(flat.shape[2], np.nan)
-        for j in range(flat.shape[2]):
-            if np.ptp(flat[:, :, j]) > 0 and np.all(np.isfinite(flat[:, :, j])):
-                numbers[j] = array_stats.rhat_nested(flat[:, :, j], ids, chain_axis=0, draw_axis=1)
+        numbers = diagnostics.nested_rhat(np.asarray(value, float).reshape(*value.shape[:2], -1), superchains)
         out[name] = numbers.reshape(value.shape[2:])
     return out
 

@@ -1,0 +1,62 @@
+"""R-hat and effective sample sizes are those of ArviZ, number by number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from arviz_stats.base.array import array_stats
+
+from marginalia.infer import diagnostics
+
+AXES = {"chain_axis": 0, "draw_axis": 1}
+
+
+def series(kind: str) -> Iterator[np.ndarray]:
+    """Chains `(chain, draw)` of all lengths, correlated either way."""
+    rng = np.random.default_rng(20)
+    for _ in range(60):
+        chains, length = int(rng.integers(1, 9)), int(rng.choice([4, 5, 6, 7, 9, 16, 31, 100, 257]))
+        x = rng.normal(size=(chains, length))
+        slope = rng.uniform(-1, 1)
+        for t in range(1, length):
+            x[:, t] += slope * x[:, t - 1]
+        if kind == "apart":
+            x += 3 * rng.normal(size=(chains, 1))
+        elif kind == "tied":
+            x = np.round(x)
+        elif kind == "two values":
+            x = (x > 0).astype(float)
+        if np.ptp(x) > 0:
+            yield x
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # ArviZ's own, where folded draws are constant
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize("kind", ["plain", "apart", "tied", "two values"])
+def test_they_are_those_of_arviz(kind: str) -> None:
+    for x in series(kind):
+        expected = [
+            array_stats.rhat(x, **AXES) if len(x) > 1 else np.nan,
+            array_stats.ess(x, **AXES, method="bulk"),
+            array_stats.ess(x, **AXES, method="tail", prob=(0.05, 0.95)),
+        ]
+        np.testing.assert_allclose(diagnostics.convergence(x[:, :, None])[:, 0], expected, rtol=1e-9)
+        if len(x) % 2 == 0:
+            nested = array_stats.rhat_nested(x, np.repeat([0, 1], len(x) // 2), **AXES)
+            np.testing.assert_allclose(diagnostics.nested_rhat(x[:, :, None], 2), nested, rtol=1e-9)
+
+
+def test_many_quantities_are_judged_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.cumsum(np.random.default_rng(1).normal(size=(4, 50, 7)), axis=1)
+    draws[..., 2], draws[0, 3, 5] = 1.0, np.nan
+    alone = np.concatenate([diagnostics.convergence(draws[:, :, [i]]) for i in range(7)], axis=1)
+    monkeypatch.setattr(diagnostics, "MOST_NUMBERS", 600)  # three at once
+    np.testing.assert_allclose(diagnostics.convergence(draws), alone, rtol=1e-12)
+    assert np.isnan(alone[:, [2, 5]]).all()
+    assert np.isfinite(alone[:, [0, 1, 3, 4, 6]]).all()
+
+
+def test_three_draws_say_nothing() -> None:
+    assert np.isnan(diagnostics.convergence(np.random.default_rng(1).normal(size=(4, 3, 2)))).all()
