@@ -154,7 +154,7 @@ class Program:
     def prior(self, key: Any, *, instead: Callable[[Any, Any], Any] | None = None) -> dict[str, Any]:
         """One draw of the latents from the prior; a value near the middle of the support where none can be drawn.
 
-        `instead` may give another value, from the site's distribution and a key, or None.
+        `instead` may give another value, from the distribution of a site that is not observed and a key, or None.
         """
 
         def choose(site: dict[str, Any]) -> Any:
@@ -166,7 +166,7 @@ class Program:
                 transform = dist.biject_to(site["fn"].support)
                 shape = transform.inverse_shape(site["fn"].shape())
                 return transform(jax.random.uniform(site["kwargs"]["rng_key"], shape, float, -2.0, 2.0))
-            if instead is not None and site["type"] == "sample" and site["name"] in self.latents:
+            if instead is not None and site["type"] == "sample" and not site["is_observed"]:
                 return instead(site["fn"], site["kwargs"]["rng_key"])
             return None
 

@@ -244,6 +244,21 @@ def test_draws_modes_and_explanation_speak_of_the_values() -> None:
     assert again.program.discretes["n"].values[-1] == marginal.program.discretes["n"].values[-1]
 
 
+def test_starts_are_drawn_where_latents_hang_on_counts() -> None:
+    """JAX's Poisson variates know one generator alone, and that of the starts is another."""
+
+    def model():
+        n = numpyro.sample("n", dist.Poisson(3.0))
+        x = numpyro.sample("x", dist.Normal(1.0 * n, 0.1))
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=2.0)
+
+    kernel = mg.marginalize(model).kernel
+    with jax.enable_x64(True):
+        x = kernel.draw_prior(np.random.default_rng(1).integers(2**32, size=(1000, 2), dtype=np.uint32))["x"]
+    assert abs(x.mean() - 3) < 4 * np.sqrt(3.01 / 1000)
+    assert abs(x.var() - 3.01) < 4 * np.sqrt((3 + 2 * 3.01**2) / 1000)
+
+
 @pytest.mark.slow
 def test_a_fit_keeps_what_its_draws_need() -> None:
     def model(y):

@@ -54,8 +54,11 @@ def in_blocks(compiled: Callable[[Any], Any], given: Any, size: int) -> Any:
 def roughly(fn: Any, key: Any) -> Any:
     """A draw that is nearly one of `fn`, where an exact one needs a gamma variate; None elsewhere.
 
-    A sampler of gamma variates, by rejection, is more to compile than all else in the prior of a mixture.
+    A sampler of gamma variates, by rejection, is more to compile than all else in the prior of a mixture. Discretes,
+    which latents may hang on, are drawn with a key of JAX's usual generator: its Poisson variates know no other.
     """
+    if fn.support.is_discrete:
+        return fn(rng_key=jax.random.wrap_key_data(jax.random.key_data(key).reshape(-1)[:2], impl="threefry2x32"))
     shape = fn.shape()
     while isinstance(fn, dist.Independent | dist.ExpandedDistribution):
         fn = fn.base_dist
