@@ -18,7 +18,7 @@ Y = np.random.default_rng(0).normal(size=40)
 def problem():
     with float64():
         made = Problem(gaussian_mixture(Y, 2), jacobian=True)
-        made.evaluator.compile(paths=True)
+        made.evaluator.follows = True
     return made
 
 
@@ -45,6 +45,20 @@ def test_values_and_gradients_are_those_of_the_density(problem, count, paths):
     np.testing.assert_allclose(slopes[:20], gradients, rtol=1e-10)
     np.testing.assert_array_equal(own.values(points), values)
     np.testing.assert_array_equal(own(points[-1:])[0], values[-1:])
+
+
+def test_which_program_evaluates_points_does_not_depend_on_what_was_compiled_before(problem):
+    """The two differ in the last digits, and a seed is to give the same draws in whatever order fits are made."""
+
+    def other(*arguments):
+        raise AssertionError("the program that follows paths")
+
+    points = np.random.default_rng(1).normal(size=(3, problem.dimension))
+    problem.evaluator(points)
+    equal = Problem(problem.marginal, jacobian=True)
+    equal.programs = {**problem.programs, "paths": other}
+    equal.evaluator(points)
+    assert "points" in equal.programs
 
 
 def test_no_points_give_no_values(problem):
@@ -115,6 +129,7 @@ def test_parts_and_threads_change_no_digit(problem, monkeypatch):
 def test_many_chains_of_steps_keep_the_distribution():
     """Exact invariance: draws from a Gaussian, moved by twenty steps of any size, are draws from it."""
     problem = Problem(correlated_gaussian(), jacobian=True)
+    problem.evaluator.follows = True
     rng = np.random.default_rng(6)
     covariance = np.linalg.inv(-_hessian(problem))
     chains, steps = 400, 20

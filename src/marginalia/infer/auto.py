@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -70,9 +70,10 @@ def run(
     tries = problem.dimension <= MOST_DIMENSIONS
     sampler = nuts.Sampler(problem, _nuts(options))
     chains = _ensemble(options) if tries and not many else None
+    problem.evaluator.follows = chains is not None
     with ThreadPoolExecutor(1) as pool:
         # What will most likely be needed compiles while the starts run.
-        compiling = [pool.submit(in_float64(partial(problem.evaluator.compile, paths=chains is not None)))]
+        compiling: list[Future[Any]] = [pool.submit(in_float64(problem.evaluator.compile))]
         compiling += [pool.submit(in_float64(densities.compile))] if many and tries else []
         compiling += [] if tries and (many or chains) else [pool.submit(in_float64(sampler.compile))]
         clock = time.perf_counter()

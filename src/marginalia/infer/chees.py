@@ -92,13 +92,14 @@ class Stepper:
 
     def __init__(self, problem: Problem, tune: int, target: float, block: int) -> None:
         self._evaluator = problem.evaluator
+        self._evaluator.follows = True
         self._tune = tune
         self._target = target
         self.block = block
 
     def compile(self) -> None:
         """Trace and compile, without running anything; may be called from another thread."""
-        self._evaluator.compile(paths=True)
+        self._evaluator.compile()
 
     def __call__(self, state: State, root: np.ndarray, bits: np.ndarray) -> tuple[State, Numbers]:
         """One block of steps more; `root` times its transpose is the metric.

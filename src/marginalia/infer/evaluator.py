@@ -39,30 +39,43 @@ class Steps(NamedTuple):
 
 
 class Evaluator:
-    """The compiled density of one problem; may be compiled from one thread while another waits for it."""
+    """The compiled density of one problem; may be compiled from one thread while another waits for it.
+
+    There are two programs, which other evaluators of an equal problem share: one for points alone, and one that follows
+    paths too. They agree to rounding. Which of them evaluates points depends on `follows` and on nothing that happened
+    before, so that a seed gives the same draws in whatever order fits are made.
+
+    Attributes:
+        follows: Whether paths will be asked for: to be set before anything is evaluated.
+    """
 
     def __init__(self, problem: Problem) -> None:
+        self.follows = False
         self._problem = problem
-        self._lock = threading.Lock()
-        self._values: Callable[..., Any] | None = None
-        self._paths: Callable[..., Any] | None = None
         self._pool: ThreadPoolExecutor | None = None
 
-    def compile(self, *, paths: bool = False) -> None:
-        """Trace and compile, without running anything; with `paths` the program that can also follow paths."""
-        with self._lock:
-            if self._paths is not None or (self._values is not None and not paths):
-                return
-            size, data = self._problem.dimension, self._problem.data
-            points = jax.ShapeDtypeStruct((SLOTS, size), np.float64)
-            numbers, counts = jax.ShapeDtypeStruct((SLOTS,), np.float64), jax.ShapeDtypeStruct((SLOTS,), np.int64)
-            number, whole = jax.ShapeDtypeStruct((), np.float64), jax.ShapeDtypeStruct((), np.int64)
-            if paths:
-                root, chain = jax.ShapeDtypeStruct((size, size), np.float64), jax.ShapeDtypeStruct((), np.bool_)
-                given = (points, points, numbers, points, numbers, counts, number, root, chain, whole, data)
-                self._paths = jax.jit(self._followed).lower(*given).compile()
-            else:
-                self._values = jax.jit(self._evaluated).lower(points, whole, data).compile()
+    def compile(self) -> Callable[..., Any]:
+        """The program that evaluates points; traced and compiled here, if nobody did before, without running it."""
+        programs = self._problem.programs
+        key = "paths" if self.follows else "points"
+        with programs.setdefault("lock", threading.Lock()):
+            if key not in programs:
+                programs[key] = self._paths() if self.follows else self._points()
+            return programs[key]
+
+    def _points(self) -> Callable[..., Any]:
+        points = jax.ShapeDtypeStruct((SLOTS, self._problem.dimension), np.float64)
+        whole = jax.ShapeDtypeStruct((), np.int64)
+        return jax.jit(self._evaluated).lower(points, whole, self._problem.data).compile()
+
+    def _paths(self) -> Callable[..., Any]:
+        size = self._problem.dimension
+        points = jax.ShapeDtypeStruct((SLOTS, size), np.float64)
+        numbers, counts = jax.ShapeDtypeStruct((SLOTS,), np.float64), jax.ShapeDtypeStruct((SLOTS,), np.int64)
+        number, whole = jax.ShapeDtypeStruct((), np.float64), jax.ShapeDtypeStruct((), np.int64)
+        root, chain = jax.ShapeDtypeStruct((size, size), np.float64), jax.ShapeDtypeStruct((), np.bool_)
+        given = (points, points, numbers, points, numbers, counts, number, root, chain, whole, self._problem.data)
+        return jax.jit(self._followed).lower(*given).compile()
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log densities `(n,)` and gradients `(n, dimension)`; -inf and 0 where either is not finite."""
@@ -78,9 +91,7 @@ class Evaluator:
     def _evaluate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not len(points):
             return np.empty(0), points
-        if self._paths is None:
-            self.compile()
-        if self._paths is None:
+        if not self.follows:
             values, slopes = (np.concatenate(part) for part in zip(*self._parts(self._values_of, points), strict=True))
             return values, slopes
         zeros, numbers = np.zeros_like(points), np.zeros(len(points))
@@ -102,7 +113,6 @@ class Evaluator:
 
         `root @ root.T` is the inverse mass matrix. Nothing is refused: the ends are given as they are.
         """
-        self.compile(paths=True)
 
         def one(points: np.ndarray, momenta: np.ndarray, values: np.ndarray, slopes: np.ndarray) -> Steps:
             n = len(points)
@@ -137,7 +147,6 @@ class Evaluator:
         Returns:
             `Steps` whose arrays have the axes `(steps, chains)` first.
         """
-        self.compile(paths=True)
 
         def one(c: np.ndarray) -> Steps:
             i = int(c[0])
@@ -160,16 +169,15 @@ class Evaluator:
         *,
         chain: bool,
     ) -> Steps:
-        paths, n = self._paths, len(momenta)
-        assert paths is not None
+        assert self.follows
+        paths, n = self.compile(), len(momenta)
         given = [_padded(part) for part in (points, momenta, values, slopes, uniforms, leaps)]
         found = paths(*given, step, root, chain, n, self._problem.data)
         return Steps(*(np.asarray(part)[:n] for part in found))
 
     def _values_of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        assert self._values is not None
         n = len(points)
-        values, slopes = self._values(_padded(points), n, self._problem.data)
+        values, slopes = self.compile()(_padded(points), n, self._problem.data)
         return np.asarray(values)[:n], np.asarray(slopes)[:n]
 
     def _parts(self, act: Callable[..., Any], *arrays: np.ndarray, gradients: int = 1, most: int = SLOTS) -> list[Any]:
@@ -185,8 +193,7 @@ class Evaluator:
         pieces = [[array[i : i + part] for array in arrays] for i in range(0, count, part)]
         if not threads or len(pieces) == 1:
             return [act(*piece) for piece in pieces]
-        with self._lock:
-            self._pool = self._pool or ThreadPoolExecutor(cores, thread_name_prefix="marginalia")
+        self._pool = self._pool or ThreadPoolExecutor(cores, thread_name_prefix="marginalia")
         jobs = [self._pool.submit(in_float64(act), *piece) for piece in pieces]
         try:
             return [job.result() for job in jobs]

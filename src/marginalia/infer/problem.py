@@ -37,7 +37,7 @@ class Problem:
         one_labelling: From draws `{site: (chain, draw, ...)}` and their log densities `(chain, draw)` to the same
             draws under one labelling of the components, as they will be judged in the end. Unless given, the
             draws as they are.
-        evaluator: Values and gradients of many points, by one compiled program.
+        evaluator: Values and gradients of many points, by one compiled program that equal problems share.
         programs: What methods have compiled, by a name of theirs.
         mirrors: From some points `{site: (n, ...)}` to the sites that are reflected when two labels change places, a
             tuple for each pair of labels. Unless given, none.
@@ -82,7 +82,7 @@ class Problem:
     def recalled(self) -> Problem:
         """The same, with all that was compiled for an equal problem before."""
         before = getattr(self.kernel, "compiled", {}).setdefault(("problem", self.jacobian), self)
-        self.log_density, self.evaluator, self.programs = before.log_density, before.evaluator, before.programs
+        self.log_density, self.programs = before.log_density, before.programs
         return self
 
     def split(self, flat: Any) -> dict[str, Any]:
