@@ -38,6 +38,7 @@ from marginalia.errors import FitError, MarginaliaWarning
 # Draws are fewer than the defaults, and so are starts: these are small models, and there are many fits.
 METHODS: dict[str, Any] = {
     "auto": mg.Auto(draws=500, tune=500, max_draws=4000, starts=16),
+    "ensemble": mg.Ensemble(draws=500, tune=300, chains=4, superchains=2, starts=16, max_draws=4000),
     "nuts": mg.NUTS(draws=500, tune=500, starts=16),
     "laplace": mg.Laplace(draws=1000, starts=16),
     "smc": mg.SMC(draws=500, chains=2),

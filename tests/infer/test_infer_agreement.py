@@ -94,10 +94,11 @@ def test_the_default_gives_the_means_of_a_mixture() -> None:
 def test_a_mode_that_chains_missed_is_said_by_nuts_and_visited_by_the_default(people: int, words: str) -> None:
     """With 150 people it holds 1 % of the mass: enough to be wrong by ten standard errors with an R-hat of 1.00."""
     model = latent_class(people, tell=4.0)
+    seed = 12  # with 40 people, NUTS visits the minor mode from every second seed, and then has nothing to say
     with pytest.warns(MarginaliaWarning, match=words):
-        fit = mg.fit(model.model, *model.args, method=METHODS["nuts"], random_seed=11, progressbar=False)
+        fit = mg.fit(model.model, *model.args, method=METHODS["nuts"], random_seed=seed, progressbar=False)
     assert fit.summary()["r_hat"].max() < 1.01
-    fit = mg.fit(model.model, *model.args, random_seed=11, progressbar=False)
+    fit = mg.fit(model.model, *model.args, random_seed=seed, progressbar=False)
     assert fit.method == "laplace"
     assert fit.result.info["modes"] == 2
     assert fit.status == ()
@@ -114,10 +115,11 @@ def test_without_laplace_the_default_goes_to_smc_where_modes_are_apart(share: fl
         x = numpyro.sample("x", dist.Normal(jnp.where(z == 1, -6.0, 5.0), jnp.where(z == 1, 0.5, 1.0)))
         numpyro.sample("y", dist.Normal(0.0 * x, 1.0), obs=y)
 
+    # Starts come from the prior: of 64, one is in a mode of 1 % with some seeds.
     fit = mg.fit(model, np.array(0.0), random_seed=2, progressbar=False)
     assert fit.method == "smc"
     assert fit.notes[0].startswith("SMC was chosen")
-    assert ("NUTS missed a minor mode" in fit.notes[0]) == (share < 0.1)
+    assert ("the ensemble missed a minor mode" in fit.notes[0]) == (share < 0.1)
     assert fit.result.starts is not None
     assert fit.status == ()
     low = (fit.draws["x"] < 0).astype(float)

@@ -127,8 +127,8 @@ def test_some_family_is_accepted(name: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_funnel_is_refused(family: str) -> None:
-    """No Gaussian has its shape."""
+    """No Gaussian has its shape: where the draws do not tell, the ascent finds no end."""
     model = funnel(2.0)
-    with pytest.warns(MarginaliaWarning, match="is not the posterior: the Pareto k-hat"):
+    with pytest.warns(MarginaliaWarning, match="the Pareto k-hat|has not converged after 30000 steps"):
         fit = mg.fit(model.model, *model.args, method=mg.ADVI(family=family), random_seed=1, progressbar=False)
-    assert fit.result.info["k_hat"] > 0.7
+    assert fit.result.info["k_hat"] > 0.7 or not fit.result.info["converged"]

@@ -142,7 +142,7 @@ RIGHT = [
     (unordered, "auto"),
     (unordered, mg.NUTS(draws=2000)),
     (unordered, "ensemble"),
-    (unordered, "metropolis"),
+    (unordered, mg.Metropolis(draws=2000)),
     (unordered, LONG),
     (by_hand, "auto"),
     (by_factor, "auto"),
