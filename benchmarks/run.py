@@ -129,6 +129,8 @@ def run(row: Row, contender: Contender, folder: Path, options: argparse.Namespac
     """Seconds of the whole process, and what went wrong."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     environment[PREPARED] = str(folder)
+    # Peers are installed with their bytecode; marginalia, which is run in place, writes its own at the first run.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     if contender.cache:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(folder / f"cache of {contender.cache}")
         environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"

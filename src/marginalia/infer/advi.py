@@ -72,11 +72,14 @@ def run(
         options.samples,
         options.estimator,
         decays=options.optimizer is None,
+        **_kept(problem, options, target),
     )
     clock = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:
         # The ascent compiles while the starts run.
         compiling = pool.submit(in_float64(ascent.compile), guides.frame_at(np.zeros(size), None, options.family))
+        # Where starts are looked for on some of the rows, the density of all is needed soon after.
+        pool.submit(in_float64(problem.evaluator.compile))
         found = starts.find(problem, options.starts, START_STEPS, rng, progress)
         if found.interrupted:
             raise KeyboardInterrupt
@@ -162,6 +165,15 @@ def _target(problem: Problem, options: ADVI) -> Target:
     drawn = tuple(getattr(problem.marginal.program, "drawn", {}).values())
     batch = options.batch_size if options.batch_size is not None else drawn[0] if len(drawn) == 1 else None
     return AllRows(problem) if batch is None else SomeRows(problem, make_batches(problem.marginal, batch))
+
+
+def _kept(problem: Problem, options: ADVI, target: Target) -> dict[str, Any]:
+    """Where the compiled ascent is kept for the next fit; nowhere if it holds what only this one has."""
+    if options.optimizer is not None or isinstance(target, ExplicitDiscretes):
+        return {}
+    batch = target.batch if isinstance(target, SomeRows) else None
+    key = "ascent", options.family, options.rank, options.samples, options.estimator, batch
+    return {"programs": problem.programs, "key": key}
 
 
 def _recorded(options: ADVI) -> dict[str, Any]:

@@ -65,14 +65,26 @@ class Ascent:
     """The compiled optimisation of one guide: `compile` once, then `run`."""
 
     def __init__(
-        self, target: Target, guide: Guide, optimizer: Any, samples: int, estimator: str, *, decays: bool
+        self,
+        target: Target,
+        guide: Guide,
+        optimizer: Any,
+        samples: int,
+        estimator: str,
+        *,
+        decays: bool,
+        programs: dict[Any, Any] | None = None,
+        key: Any = None,
     ) -> None:
+        """In `programs`, if given, the compiled program is kept by `key`, which must name all that it depends on."""
         self._target = target
         self._guide = guide
         self._optimizer = optimizer
         self._samples = samples
         self._decays = decays
         self._path_only = estimator == "path-derivative"
+        self._programs: dict[Any, Any] = {} if programs is None else programs
+        self._key = key
         self._compiled: Callable[..., Any] | None = None
 
     def _step(self, phi: Any, key: Any, rows: Any, frame: tuple[Any, ...], data: Any) -> tuple[Any, Any, Any]:
@@ -122,6 +134,9 @@ class Ascent:
 
     def compile(self, frame: Frame) -> None:
         """Trace and compile for frames of this one's shapes; may be called from another thread."""
+        self._compiled = self._programs.get(self._key)
+        if self._compiled is not None:
+            return
         phi = jax.ShapeDtypeStruct(self._guide.start.shape, np.float64)
         state = jax.eval_shape(self._optimizer.init, phi)
         rows = self._target.rows_like(BLOCK)
@@ -130,7 +145,7 @@ class Ascent:
         bits = jax.ShapeDtypeStruct((2,), np.uint32)
         shapes = tuple(jax.ShapeDtypeStruct(np.shape(part), np.float64) for part in _parts(frame))
         lowered = jax.jit(self._blocked).lower(phi, state, number, whole, bits, rows, shapes, self._target.data)
-        self._compiled = lowered.compile()
+        self._compiled = self._programs[self._key] = lowered.compile()
 
     def run(
         self,

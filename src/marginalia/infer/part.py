@@ -22,6 +22,9 @@ class PartProblem(Problem):
         self.rows = batches.batch, batches.size
         self.data = batches.cut(rows)
         self.data_size = max(1, sum(int(np.size(leaf)) for leaf in self.data[0]))
+        # The rows are data: other ones need no other programs.
+        before = getattr(self.kernel, "compiled", {}).setdefault(("part", self.jacobian), self)
+        self.log_density, self.programs = before.log_density, before.programs
 
     def _log_density(self, flat: jax.Array, data: object) -> jax.Array:
         params, log_det = self.kernel.constrain(self.split(flat))

@@ -86,7 +86,7 @@ class SomeRows:
         self._problem = problem
         self._batches = batches
         self._left = np.empty(0, int)
-        self.size = batches.size
+        self.size, self.batch = batches.size, batches.batch
         nothing = np.zeros(problem.dimension)
         self.data = (batches.data, (nothing, np.zeros(()), nothing))
 
