@@ -15,7 +15,7 @@ demo: .venv/.installed-run     ## fit three components to the galaxies; results 
 	$(BIN)/marginalia fit $(GALAXIES) --column velocity --components 3 --seed 1 --out demo
 
 test: .venv/.installed-dev     ## run the tests (minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 30
 
 validate: .venv/.installed-dev ## run the long checks against reference answers
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
