@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,3 +129,26 @@ def test_a_second_fit_compiles_nothing():
     assert compiled == []
     for name, value in first.draws.items():
         np.testing.assert_array_equal(value, again.draws[name])
+
+
+def test_an_ascent_is_recalled_with_all_that_it_depends_on():
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+        with numpyro.plate("obs", len(y)):
+            z = numpyro.sample("z", dist.Categorical(jnp.array([0.4, 0.6])))
+            numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+
+    def fitted(**options):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MarginaliaWarning)  # so few steps are no good fit
+            method = mg.ADVI(steps=100, starts=4, draws=100, **options)
+            return mg.fit(model, Y, method=method, random_seed=1, progressbar=False)
+
+    chosen = {"samples": 4}, {"samples": 8}, {"estimator": "plain"}, {"family": "full-rank"}
+    first = [fitted(**options) for options in chosen]
+    kept = [key for key in first[0].marginal.kernel.compiled["problem", True].programs if key[0] == "ascent"]
+    assert len(kept) == len(chosen)
+    elbos = [fit.data["approximation"]["elbo"].values for fit in first]
+    assert all(not np.array_equal(a, b) for a, b in itertools.combinations(elbos, 2))
+    for options, elbo in zip(chosen, elbos, strict=True):
+        np.testing.assert_array_equal(fitted(**options).data["approximation"]["elbo"].values, elbo)
