@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from marginalia.errors import DataError, ModelError, compose
+from marginalia.parameters import in_words
 
 
 def check_arguments(
@@ -136,22 +137,8 @@ def check_observed(
         event_dim,
         f"a value outside the support of {distribution}",
         "correct the value, or choose a distribution whose support contains it.",
-        _in_words(support),
+        in_words(support),
     )
-
-
-def _in_words(support: str) -> str:
-    words = {
-        "Positive": "positive numbers",
-        "Nonnegative": "numbers of at least 0",
-        "Boolean": "0 or 1",
-        "IntegerNonnegative": "whole numbers 0, 1, 2, ...",
-        "UnitInterval": "numbers between 0 and 1",
-        "Simplex": "nonnegative numbers that sum to 1",
-        "Real": "finite numbers",
-    }
-    head = support.split("(")[0].strip("<>")
-    return words.get(head, f"values inside {support}")
 
 
 def _refuse_first(

@@ -18,6 +18,7 @@ from marginalia.errors import Refusal, compose
 from marginalia.jaxpr.device import owned
 from marginalia.jaxpr.known import known_values
 from marginalia.lanes.loops import dependencies
+from marginalia.parameters import checked_parameters
 from marginalia.survey import Survey, bounds_from_parents, listed, refuse_support_from_discretes, survey
 from marginalia.tracing import OnRows, is_discrete, peel, run_model
 
@@ -148,7 +149,7 @@ class Program:
                 return visit(site["name"], site["fn"].support)
             return None
 
-        with handlers.seed(rng_seed=0), handlers.substitute(substitute_fn=choose):
+        with checked_parameters(), handlers.seed(rng_seed=0), handlers.substitute(substitute_fn=choose):
             self.model(*self.args, **self.kwargs)
 
     def prior(self, key: Any, *, instead: Callable[[Any, Any], Any] | None = None) -> dict[str, Any]:
@@ -171,6 +172,7 @@ class Program:
             return None
 
         with (
+            checked_parameters(),
             handlers.trace() as sites,
             handlers.substitute(substitute_fn=choose),
             handlers.seed(rng_seed=key),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from marginalia.errors import DataError, ModelError, Refusal, compose
 from marginalia.jaxpr.known import known_values
 from marginalia.lanes.loops import dependencies
 from marginalia.lanes.supports import bounds_over_parents
+from marginalia.parameters import Pending
 from marginalia.tracing import AnyRows, Placeholder, is_discrete, peel, reading
 
 
@@ -103,7 +105,7 @@ def refuse_support_from_discretes(
 
     def bounds(states: list[Any], latents: list[Any]) -> list[Any]:
         values = dict(zip([*names, *others], [*states, *latents], strict=True))
-        with handlers.trace() as trace, handlers.seed(rng_seed=0), handlers.substitute(data=values):
+        with handlers.trace() as trace, reading(), handlers.seed(rng_seed=0), handlers.substitute(data=values):
             model(*args, **kwargs)
         return [jnp.asarray(leaf) for leaf in jax.tree.leaves(trace[name]["fn"].support)]
 
@@ -138,7 +140,8 @@ def bounds_from_parents(
 
     def bounds(parents: list[Any], latents: list[Any]) -> list[Any]:
         values = dict(zip([*discretes, *reals], [*parents, *latents], strict=True))
-        with handlers.trace() as trace, handlers.seed(rng_seed=0), Placeholder(), handlers.substitute(data=values):
+        seed = handlers.seed(rng_seed=0)
+        with handlers.trace() as trace, reading(), seed, Placeholder(), handlers.substitute(data=values):
             model(*args, **kwargs)
         found: dict[tuple[str, ...], Any] = {}
         base, _ = peel(trace[name]["fn"])
@@ -157,6 +160,7 @@ def survey(
     outputs: list[Any] = []
     places: dict[tuple[str, ...], Any] = {}
     supports: dict[str, Any] = {}
+    parameters: list[Pending] = []
 
     def put(place: tuple[str, ...], value: Any) -> None:
         if isinstance(value, jax.core.Tracer):
@@ -166,8 +170,11 @@ def survey(
             places[place] = (np.asarray(value),)
 
     def run() -> list[Any]:
-        with handlers.trace() as trace, reading(), handlers.seed(rng_seed=0), Placeholder(), AnyRows({}):
+        with handlers.trace() as trace, reading() as pending, handlers.seed(rng_seed=0), Placeholder(), AnyRows({}):
             model(*args, **kwargs)
+        for i, parameter in enumerate(pending):
+            put(("parameter", str(i)), parameter.value)
+        parameters.extend(replace(p, value=None) for p in pending)
         for name, site in trace.items():
             _survey_site(name, site, sites, put, supports)
         return outputs
@@ -182,7 +189,11 @@ def survey(
                 remedy="check that the function you passed is the model and calls `numpyro.sample`.",
             )
         )
-    return sites, Survey(closed, places, supports)
+    found = Survey(closed, places, supports)
+    for i, parameter in enumerate(parameters):
+        if (value := found.known(("parameter", str(i)))) is not None:
+            parameter.check(value)
+    return sites, found
 
 
 def _survey_site(

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import functools
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.primitives import Messenger
 
 from marginalia.errors import DataError, ModelError, Refusal, compose
+from marginalia.parameters import Pending, checked_parameters
+from marginalia.places import user_frame
 
 
 class _Watch(Messenger):
@@ -93,11 +92,12 @@ def run_model(
 
 
 @contextmanager
-def reading() -> Iterator[None]:
+def reading() -> Iterator[list[Pending]]:
+    """Tell the failures of a program in the user's words; gives what is to be checked of its parameters later."""
     watch = _Watch()
     try:
-        with watch:
-            yield
+        with watch, checked_parameters() as pending:
+            yield pending
     except jax.errors.ConcretizationTypeError as error:
         raise _explain_python_use(error, watch) from error
     except jax.errors.TracerArrayConversionError as error:
@@ -125,23 +125,8 @@ def reading() -> Iterator[None]:
         raise
 
 
-_LIBRARIES = tuple(str(Path(m.__file__ or "").parent) for m in (jax, numpyro, np)) + (str(Path(__file__).parent),)
-
-
-def _user_frame(tb: TracebackType | None) -> tuple[str, int, str, dict[str, Any]] | None:
-    """The innermost frame of the user's own code: file, line, text, local variables."""
-    found = None
-    while tb is not None:
-        filename = tb.tb_frame.f_code.co_filename
-        if not filename.startswith(_LIBRARIES) and "contextlib" not in filename:
-            text = traceback.extract_tb(tb, limit=1)[0].line or ""
-            found = (filename, tb.tb_lineno, text, dict(tb.tb_frame.f_locals))
-        tb = tb.tb_next
-    return found
-
-
 def _explain_python_use(error: Exception, watch: _Watch) -> ModelError | Refusal:
-    frame = _user_frame(error.__traceback__)
+    frame = user_frame(error.__traceback__)
     if frame is None:
         return ModelError(compose("the program needs the value of a latent while it is being read", got=str(error)))
     filename, line, text, local = frame

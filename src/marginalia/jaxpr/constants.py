@@ -18,6 +18,11 @@ def _convert(x: np.ndarray, new_dtype: Any) -> np.ndarray | None:
     return x.astype(new_dtype, copy=False)
 
 
+def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """Not of integers: XLA's result by zero is its own."""
+    return np.true_divide(x, y, dtype=x.dtype) if x.dtype == y.dtype and x.dtype.kind == "f" else None
+
+
 def _integer_power(x: np.ndarray, y: int) -> np.ndarray:
     return np.asarray(x) ** y
 
@@ -55,6 +60,7 @@ ELEMENTWISE: dict[str, Callable[..., np.ndarray | None]] = {
     "select_n": _select,
     "clamp": _clamp,
     "convert_element_type": _convert,
+    "div": _divide,
     "integer_pow": _integer_power,
     "square": np.square,
     "copy": np.asarray,  # no array is changed in place
@@ -69,6 +75,46 @@ INTEGER_ONLY: dict[str, Callable[..., np.ndarray]] = {
     "not": np.bitwise_not,
     "rem": _remainder,
 }
+
+
+def _broadcast_in_dim(x: np.ndarray, *, shape: tuple[int, ...], broadcast_dimensions: tuple[int, ...]) -> np.ndarray:
+    own = [1] * len(shape)
+    for axis, place in enumerate(broadcast_dimensions):
+        own[place] = x.shape[axis]
+    return np.broadcast_to(x.reshape(own), shape)
+
+
+def _iota(*, dtype: Any, shape: tuple[int, ...], dimension: int) -> np.ndarray:
+    own = [1] * len(shape)
+    own[dimension] = shape[dimension]
+    return np.broadcast_to(np.arange(shape[dimension]).astype(dtype).reshape(own), shape)
+
+
+def _slice(x: np.ndarray, *, start_indices: Any, limit_indices: Any, strides: Any) -> np.ndarray:
+    steps = strides or (1,) * x.ndim
+    return x[tuple(slice(*ends) for ends in zip(start_indices, limit_indices, steps, strict=True))]
+
+
+def _all(x: np.ndarray, *, axes: tuple[int, ...]) -> np.ndarray | None:
+    return np.asarray(x.all(tuple(axes))) if x.dtype.kind == "b" else None
+
+
+def _any(x: np.ndarray, *, axes: tuple[int, ...]) -> np.ndarray | None:
+    return np.asarray(x.any(tuple(axes))) if x.dtype.kind == "b" else None
+
+
+STRUCTURAL: dict[str, tuple[Callable[..., np.ndarray | None], tuple[str, ...]]] = {
+    "broadcast_in_dim": (_broadcast_in_dim, ("shape", "broadcast_dimensions")),
+    "iota": (_iota, ("dtype", "shape", "dimension")),
+    "reshape": (lambda x, *, new_sizes: np.reshape(x, new_sizes), ("new_sizes",)),
+    "squeeze": (lambda x, *, dimensions: np.squeeze(x, tuple(dimensions)), ("dimensions",)),
+    "transpose": (lambda x, *, permutation: np.transpose(x, permutation), ("permutation",)),
+    "slice": (_slice, ("start_indices", "limit_indices", "strides")),
+    "concatenate": (lambda *parts, dimension: np.concatenate(parts, dimension), ("dimension",)),
+    "reduce_and": (_all, ("axes",)),
+    "reduce_or": (_any, ("axes",)),
+}
+"""Operations that only move elements or ask about all of them, each with the parameters that say which."""
 
 _KEPT_PARAMETERS = {"convert_element_type": ("new_dtype",), "integer_pow": ("y",)}
 
@@ -91,11 +137,20 @@ def elementwise(name: str, params: dict[str, Any], tables: list[Any]) -> np.ndar
 def evaluate(primitive: Any, params: dict[str, Any], arguments: list[np.ndarray]) -> list[np.ndarray]:
     """Evaluate any primitive on known arguments, at once and outside every trace."""
     fast = elementwise(primitive.name, params, arguments)
+    if fast is None:
+        fast = _moved(primitive.name, params, arguments)
     if fast is not None:
         return [fast]
     with jax.ensure_compile_time_eval():
         outputs = bind(primitive, params, *arguments)
         return [concrete(o) for o in outputs]
+
+
+def _moved(name: str, params: dict[str, Any], arguments: list[Any]) -> np.ndarray | None:
+    if name not in STRUCTURAL or not all(isinstance(a, np.ndarray) for a in arguments):
+        return None
+    function, kept = STRUCTURAL[name]
+    return function(*arguments, **{key: params[key] for key in kept})
 
 
 def concrete(array: Any) -> Any:
