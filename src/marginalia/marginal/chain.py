@@ -69,12 +69,14 @@ def find_chains(
     """The components of what remains that are chains: "mine", or an empty list."""
     links = coo_matrix((np.ones(len(first), np.int8), (first, other)), shape=(graph.n, graph.n)).tocsr()
     _, label = connected_components(links, directed=False)
-    members = np.bincount(label[remaining], minlength=label.max() + 1)
-    long = np.flatnonzero(members >= SHORTEST)
-    found: dict[tuple[int, int], list[np.ndarray]] = {}
     order_by_label = np.argsort(label, kind="stable")
     starts = np.searchsorted(label[order_by_label], np.arange(label.max() + 2))
-    for component in long:
+    members = np.bincount(label[remaining], minlength=label.max() + 1)
+    lags, least = _lags(label, order_by_label, starts, first, other)
+    # Of each component at once, since there may be as many as rows: most that are no chain have too many neighbours.
+    possible = np.flatnonzero((members >= SHORTEST * np.maximum(least, 1)) & (least <= WIDEST))
+    found: dict[tuple[int, int], list[np.ndarray]] = {}
+    for component in possible:
         ids = order_by_label[starts[component] : starts[component + 1]]
         ids = ids[remaining[ids]]
         if not ready[ids].all():
@@ -82,10 +84,11 @@ def find_chains(
         states = graph.sizes[ids]
         if (states != states[0]).any():
             continue
-        ordered = _in_sequence(links, ids)
-        if ordered is None:
+        lag = int(lags[component])
+        if lag > max(least[component], 1):
+            ids, lag = _in_sequence(links, ids, lag)
+        if lag > WIDEST or len(ids) < SHORTEST * lag:
             continue
-        ids, lag = ordered
         if int(states[0]) ** (lag + 1) > bounds.current().max_states:
             continue
         found.setdefault((int(states[0]), lag), []).append(ids)
@@ -100,23 +103,30 @@ def find_chains(
     return chains
 
 
-def _in_sequence(links: Any, ids: np.ndarray) -> tuple[np.ndarray, int] | None:
-    """The discretes of a component in an order of small bandwidth, and that bandwidth; None when it is not a chain.
+def _lags(
+    label: np.ndarray, order_by_label: np.ndarray, starts: np.ndarray, first: np.ndarray, other: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each component, how far neighbours lie apart in the program's own order, and how far at least in any order.
 
-    The program's own order is tried first, then the reverse Cuthill-McKee order.
+    One with d neighbours has one of them at least d / 2 places away.
     """
+    place = np.empty(len(label), np.int64)
+    place[order_by_label] = np.arange(len(label)) - np.repeat(starts[:-1], np.diff(starts))
+    lags = np.zeros(len(starts) - 1, np.int64)
+    np.maximum.at(lags, label[first], np.abs(place[first] - place[other]))
+    least = np.zeros(len(starts) - 1, np.int64)
+    np.maximum.at(least, label, -(-np.bincount(first, minlength=len(label)) // 2))
+    return lags, least
+
+
+def _in_sequence(links: Any, ids: np.ndarray, lag: int) -> tuple[np.ndarray, int]:
+    """The discretes of a component in an order of smaller lag, the reverse Cuthill-McKee order, or as they are."""
     own = links[ids][:, ids].tocoo()
-    lag = int(np.abs(own.row - own.col).max())
-    if lag > 1:
-        order = reverse_cuthill_mckee(own.tocsr(), symmetric_mode=True)
-        place = np.empty(len(ids), np.int64)
-        place[order] = np.arange(len(ids))
-        other = int(np.abs(place[own.row] - place[own.col]).max())
-        if other < lag:
-            ids, lag = ids[order], other
-    if lag > WIDEST or len(ids) < SHORTEST * lag:
-        return None
-    return ids, lag
+    order = reverse_cuthill_mckee(own.tocsr(), symmetric_mode=True)
+    place = np.empty(len(ids), np.int64)
+    place[order] = np.arange(len(ids))
+    other = int(np.abs(place[own.row] - place[own.col]).max())
+    return (ids[order], other) if other < lag else (ids, lag)
 
 
 def _pieces(n: int, live: dict[int, Batch], order: np.ndarray, lag: int) -> tuple[Piece, ...]:
