@@ -236,3 +236,37 @@ def test_whole_numbers_stored_as_floats_are_counts() -> None:
     params = {"rate": np.array([0.8, 4.0])}
     as_floats = mg.marginalize(numbers, np.array([2.0, 0.0, 5.0])).log_density(params)
     close(as_floats, mg.marginalize(numbers, np.array([2, 0, 5])).log_density(params), "density")
+
+
+# ---- Arguments of `fit` as other tools call them ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "remedy"),
+    [
+        ({"seed": 1}, "auto", "`random_seed=...`"),
+        ({"rng_key": 0}, "auto", "`random_seed=...`"),
+        ({"progress_bar": False}, "auto", "`progressbar=...`"),
+        ({"draws": 500}, "auto", "`method=mg.Auto(draws=500)`"),
+        ({"draws": 500}, "map", "`method=mg.NUTS(draws=500)`"),
+        ({"num_samples": 500}, mg.SMC(), "`method=mg.SMC(draws=500)`"),
+        ({"target_accept_prob": 0.9}, "auto", "`method=mg.NUTS(target_accept=0.9)`"),
+        ({"batch_size": 100}, "advi", "`method=mg.ADVI(batch_size=100)`"),
+    ],
+)
+def test_an_argument_by_another_name_or_in_another_place_is_told_where_it_belongs(given, method, remedy) -> None:
+    (name,) = given
+    with pytest.raises(mg.OptionError, match=re.escape(f"takes an argument `{name}`")) as told:
+        mg.fit(normal, GOOD, method=method, **given)
+    assert remedy in str(told.value)
+
+
+def test_an_argument_of_the_models_own_is_left_to_it() -> None:
+    def model(y, draws):
+        mu = numpyro.sample("mu", dist.Normal(0, draws))
+        z = numpyro.sample("z", dist.Bernoulli(0.4))
+        numpyro.sample("speed", dist.Normal(mu + z, 1.0).expand([6]).to_event(1), obs=y)
+
+    assert mg.fit(model, GOOD, method="map", draws=3.0, progressbar=False).method == "map"
+    with pytest.raises(mg.ModelError, match="the arguments do not fit the model"):
+        mg.fit(normal, GOOD, colour=3.0)

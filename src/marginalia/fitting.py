@@ -21,6 +21,7 @@ from marginalia.density import density
 from marginalia.errors import FitError, MarginaliaWarning, OptionError, compose
 from marginalia.evidence import LogEvidence, evidence_of
 from marginalia.infer import Mode, Result, Starts, check, judge, options_from, run
+from marginalia.infer.options.meant import refuse_misplaced
 from marginalia.marginal import Marginal, marginalize
 from marginalia.marginal.marginal import recalled
 from marginalia.models import Ready, build
@@ -295,6 +296,7 @@ def fit(
             )
         marginal = model
     else:
+        refuse_misplaced(model, kwargs, type(options))
         marginal = recalled(model, *args, **kwargs)
     again, own = 0, checkpoint
     while True:
