@@ -25,6 +25,14 @@ def galaxies() -> Path:
     return galaxies()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests go to one worker, where what they share is made once; or a group of their own."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(Path(item.location[0]).stem))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What tests counted (`record_property` with a dict of numbers), added up over all of them and all workers."""
     totals: dict[str, Counter[str]] = {}

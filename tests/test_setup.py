@@ -123,3 +123,9 @@ def test_an_environment_that_no_longer_works_is_made_again(machine):
     done = machine.run()
     assert done.returncode == 0, done.stderr
     assert "Making .venv with python3 (3.99)." in done.stdout
+
+
+def test_tests_that_share_something_run_on_one_worker(request):
+    if not hasattr(request.config, "workerinput"):
+        pytest.skip("no workers in this run")
+    assert request.node.nodeid.endswith("@test_setup")

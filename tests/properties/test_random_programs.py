@@ -19,7 +19,9 @@ from laws import judge
 
 from marginalia.marginal.kernel import Kernel
 
-PROGRAMS = int(os.environ.get("MARGINALIA_PROGRAMS", "200"))
+PROGRAMS = int(os.environ.get("MARGINALIA_PROGRAMS", "400"))
+FAST = 64
+"""As many of them in `make test`, the rest in `make validate`."""
 PARTS = 8
 REFUSED: dict[int, str] = {}
 """Programs among these that are refused though brute force can do them, with the reason; at most 2 %."""
@@ -28,11 +30,27 @@ REFUSED: dict[int, str] = {}
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+each_part = pytest.mark.parametrize(
+    "part", [pytest.param(p, marks=pytest.mark.xdist_group(f"random programs {p}")) for p in range(PARTS)]
+)
+
+
+@each_part
 def test_random_programs_are_exact_or_refused(part: int, record_property: Callable[[str, object], None]) -> None:
     """Density, gradient, marginals, mode and log-likelihood of programs that nobody thought of."""
+    _are_exact_or_refused(range(part, FAST, PARTS), record_property)
+
+
+@pytest.mark.slow
+@each_part
+def test_more_random_programs_are_exact_or_refused(part: int, record_property: Callable[[str, object], None]) -> None:
+    """The same of more programs."""
+    _are_exact_or_refused(range(FAST + part, PROGRAMS, PARTS), record_property)
+
+
+def _are_exact_or_refused(numbers: range, record_property: Callable[[str, object], None]) -> None:
     counts: Counter[str] = Counter()
-    for number in range(part, PROGRAMS, PARTS):
+    for number in numbers:
         written = write(random.Random(number))
         verdict = judge(written, brief=number % 3 > 0)
         counts[verdict.kind] += 1

@@ -15,6 +15,7 @@ from jax.scipy.special import logsumexp
 
 import marginalia as mg
 from marginalia.marginal import scaled
+from marginalia.rows import blocks
 from marginalia.rows.streaming import Streamed, Whole, stream
 
 RNG = np.random.default_rng(8)
@@ -198,14 +199,15 @@ def test_an_all_but_impossible_transition_keeps_paths_that_later_count(
         np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-11)
 
 
-def test_rows_too_wide_for_any_block_are_refused_as_before() -> None:
-    """Twenty-two own discretes a row: blocks of rows do not make a table of 4 million states a row bearable."""
+def test_rows_too_wide_for_any_block_are_refused_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of rows do not make a table of a great many states a row bearable (4 million; a thousand here)."""
 
     def model(y):
-        b = numpyro.sample("b", dist.Normal(0, 1).expand([22]).to_event(1))
+        b = numpyro.sample("b", dist.Normal(0, 1).expand([10]).to_event(1))
         with numpyro.plate("rows", len(y)):
-            z = numpyro.sample("z", dist.Bernoulli(0.5).expand([22]).to_event(1))
+            z = numpyro.sample("z", dist.Bernoulli(0.5).expand([10]).to_event(1))
             numpyro.sample("y", dist.Normal(z @ b, 1), obs=y)
 
-    with mg.limits(max_states=2**22), pytest.raises(mg.Refusal, match="max_numbers"):
+    monkeypatch.setattr(blocks, "MOST_IN_BLOCK", 2**10)
+    with mg.limits(max_states=2**10, max_numbers=2**16), pytest.raises(mg.Refusal, match="max_numbers"):
         mg.marginalize(model, np.linspace(-1, 1, 5000))
