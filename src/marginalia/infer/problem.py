@@ -14,7 +14,7 @@ import numpy as np
 
 from marginalia.errors import FitError, compose
 from marginalia.infer.evaluator import Evaluator
-from marginalia.marginal.drawing import QUICKLY, in_blocks
+from marginalia.marginal.drawing import in_blocks, side_by_side
 from marginalia.precision import in_float64
 
 ROUNDING = 1e-6
@@ -116,17 +116,13 @@ class Problem:
 
     def _constrained(self, points: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Parameters of points `(n, dimension)` and log |det J|; a block of fixed size at a time, so compiled once."""
-        run = self._program("constrain", lambda: jax.jit(jax.vmap(lambda x: self.kernel.constrain(self.split(x)))))
+        run = self._program("constrain", lambda: side_by_side(lambda x: self.kernel.constrain(self.split(x))))
         return in_blocks(run, points, self.dimension)
 
     def unconstrain(self, params: dict[str, np.ndarray]) -> np.ndarray:
         """The points `(n, dimension)` of parameters `{site: (n, *shape)}`; NaN where they are outside the support."""
-
-        def make() -> Callable[..., Any]:
-            one = jax.vmap(lambda p: self.join(self.kernel.unconstrain(p)))
-            return jax.jit(one, compiler_options=QUICKLY)
-
-        return in_blocks(self._program("unconstrain", make), params, self.dimension)
+        run = self._program("unconstrain", lambda: side_by_side(lambda p: self.join(self.kernel.unconstrain(p))))
+        return in_blocks(run, params, self.dimension)
 
     def density_of(self, params: dict[str, np.ndarray]) -> np.ndarray:
         """log p(observed, params), no Jacobian, of parameters `{site: (n, *shape)}`; -inf outside their support."""

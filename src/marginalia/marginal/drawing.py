@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+
+from marginalia.jaxpr.interpreted import in_numpy
 
 QUICKLY = {"xla_backend_optimization_level": 0}
 """Options of the compiler for a program that runs a few hundred times for microseconds."""
@@ -19,23 +22,43 @@ MOST_NUMBERS = 2**20
 
 
 def drawer(prior: Callable[[Any], dict[str, Any]], size: int) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """From a function of a key to one of words of random bits `(n, 2)`: n draws, by one program compiled once.
+    """From a function of a key to one of words of random bits `(n, 2)`: n draws. `size` is how many numbers a draw has.
 
-    `size` is how many numbers a draw has.
-
-    The generator is the one that is a single operation of the compiler's, where JAX's usual one is hundreds. Which
-    draws come from which bits is then another matter on another kind of device.
+    The generator is the one that is a single operation of the compiler's, where JAX's usual one is hundreds; where the
+    draws are made in NumPy, it is one of NumPy's. Which draws come from which bits is no promise.
     """
 
     def draw(bits: Any) -> dict[str, Any]:
         return prior(jax.random.wrap_key_data(jnp.concatenate([bits, bits ^ 0x9E3779B9]), impl="unsafe_rbg"))
 
-    compiled = jax.jit(lambda bits: jax.lax.map(draw, bits), compiler_options=QUICKLY)
+    draws = side_by_side(draw, in_turn=True)
 
     def drawn(bits: np.ndarray) -> dict[str, np.ndarray]:
-        return in_blocks(compiled, bits, size)
+        return in_blocks(draws, bits, size)
 
     return drawn
+
+
+def side_by_side(function: Callable[[Any], Any], *, in_turn: bool = False) -> Callable[[Any], Any]:
+    """A small function of one thing as a function of things side by side, always of the same shapes.
+
+    In NumPy if its operations are known there, else compiled, with the things `in_turn` where that is less to compile.
+    """
+
+    @functools.cache
+    def made(structure: Any, shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> Callable[[Any], Any]:
+        example = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*about) for about in shapes])
+        found = in_numpy(jax.vmap(function), example)
+        if found is not None:
+            return found
+        mapped = (lambda things: jax.lax.map(function, things)) if in_turn else jax.vmap(function)
+        return jax.jit(mapped, compiler_options=QUICKLY)
+
+    def run(things: Any) -> Any:
+        leaves, structure = jax.tree.flatten(things)
+        return made(structure, tuple((np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves))(things)
+
+    return run
 
 
 def in_blocks(compiled: Callable[[Any], Any], given: Any, size: int) -> Any:
