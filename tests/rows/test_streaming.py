@@ -142,7 +142,14 @@ def start(kernel: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("name", "longest_block"), [("diagonal", 7), ("full", 7), ("counts", 2), ("effects", 7), ("effects", 100)]
+    ("name", "longest_block"),
+    [
+        pytest.param("diagonal", 7, marks=pytest.mark.slow),
+        pytest.param("full", 7, marks=pytest.mark.slow),
+        ("counts", 2),
+        ("effects", 7),
+        ("effects", 100),
+    ],
 )
 def test_any_block_gives_the_same_value_gradient_and_curvature(name: str, longest_block: int) -> None:
     model, args = MODELS[name]

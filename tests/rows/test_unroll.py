@@ -145,7 +145,13 @@ def derivatives(function: Callable[[Any], Any], params: Any) -> Any:
     return jax.jit(everything)(flat)
 
 
-@pytest.mark.parametrize("name", sorted(PROGRAMS))
+DEAR = ("sloping", "square")
+"""Not in a hurry: what they have, `line` and `correlated` have too."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in DEAR else ()) for n in sorted(PROGRAMS)]
+)
 def test_value_and_all_derivatives_are_those_of_the_whole(name: str, unrolled: list[Unrolled | None]) -> None:
     kernel, rows, params = kernel_of(name)
     with jax.enable_x64(True):

@@ -32,7 +32,9 @@ class Finding:
 
     def __str__(self) -> str:
         text = compose(self.what, where=self.where, expected=self.expected, got=self.got, remedy=self.remedy)
-        return f"{_HEADS[self.severity]}. {text[:1].upper()}{text[1:]}"
+        if "." not in text.split(" ")[0]:  # a file keeps its name
+            text = text[:1].upper() + text[1:]
+        return f"{_HEADS[self.severity]}. {text}"
 
     @classmethod
     def of_error(cls, kind: str, error: MarginaliaError) -> Finding:
