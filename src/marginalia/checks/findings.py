@@ -31,7 +31,7 @@ class Finding:
     severity: Severity = "warning"
 
     def __str__(self) -> str:
-        text = compose(self.what, where=self.where, expected=self.expected, got=self.got, remedy=self.remedy)
+        text: str = compose(self.what, where=self.where, expected=self.expected, got=self.got, remedy=self.remedy)
         if "." not in text.split(" ")[0]:  # a file keeps its name
             text = text[:1].upper() + text[1:]
         return f"{_HEADS[self.severity]}. {text}"
