@@ -14,6 +14,7 @@ from jax.extend import core
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 from numpyro.distributions.distribution import COERCIONS
+from scipy.stats import norm
 
 import marginalia as mg
 from marginalia.jaxpr import constants
@@ -145,6 +146,29 @@ def test_numpyros_own_checks_are_back_afterwards_and_never_gone_elsewhere():
     assert before == COERCIONS
     with pytest.raises(ValueError, match="got invalid scale"):
         dist.Normal(0.0, -1.0)
+
+
+def test_one_program_may_be_read_inside_another():
+    inner = mg.marginalize(mixture, Y, lambda mu, z: dist.Normal(mu[z], 1.0))
+
+    def outer(y):
+        inner.model()
+        z = numpyro.sample("z of its own", dist.Bernoulli(0.5))
+        numpyro.sample("y of its own", dist.Normal(z, 1.0), obs=y)
+
+    params = {"weights": np.array([0.4, 0.6]), "mu": np.array([0.5, 6.0])}
+    own = np.logaddexp(np.log(0.5) + norm.logpdf(0.3, 0, 1), np.log(0.5) + norm.logpdf(0.3, 1, 1))
+    found = mg.marginalize(outer, 0.3).log_density(params)
+    np.testing.assert_allclose(found, inner.log_density(params) + own, rtol=1e-12)
+
+
+def test_a_distribution_with_a_way_of_its_own_to_be_made_is_left_to_it():
+    class Unit(dist.Normal):
+        def __new__(cls, *args, **kwargs):
+            return super().__new__(cls)
+
+    with checked_parameters(), pytest.raises(ValueError, match="Unit distribution got invalid scale parameter"):
+        Unit(0.0, -1.0)
 
 
 def test_a_handler_that_makes_something_else_of_distributions_is_heard():

@@ -69,7 +69,7 @@ class OnDraws:
 
     def log_density(self, params: Params) -> np.ndarray:
         """log p(observed, params) of each draw, shape (S,); -inf outside the support of a latent."""
-        problem = self._programs.get(("problem", True))
+        problem = self._programs.get(("problem", True)) or self._programs.get(("problem", False))
         if problem is not None:  # what sampling has compiled already
             with float64():
                 return problem.density_of({name: np.asarray(v, float) for name, v in params.items()})

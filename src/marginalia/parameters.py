@@ -40,10 +40,12 @@ def checked_parameters() -> Iterator[list[Pending]]:
     thread, trace = threading.get_ident(), get_opaque_trace_state(convention="flax")
 
     def make(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if threading.get_ident() != thread or cls.validate_args is not Distribution.validate_args:
+        if threading.get_ident() != thread:
             return None
+        if cls.validate_args is not Distribution.validate_args or cls.__new__ is not object.__new__:
+            return None  # it has its own way to be checked or made
         for other in tuple(COERCIONS):  # a handler that makes something else of distributions has its turn
-            if other is not make and (made := other(cls, args, kwargs)) is not None:
+            if not hasattr(other, "checks") and (made := other(cls, args, kwargs)) is not None:
                 return made
         fn = cls.__new__(cls)
         fn.validate_args = functools.partial(_validate, fn, _not_given(cls, args, kwargs), pending, trace)
@@ -53,6 +55,7 @@ def checked_parameters() -> Iterator[list[Pending]]:
             del fn.validate_args
         return fn
 
+    make.checks = True  # type: ignore[attr-defined]  # one program may be read inside another
     # First in the list, so that handlers that take theirs off its end find it there.
     COERCIONS.insert(0, make)
     try:
