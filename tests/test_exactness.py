@@ -152,7 +152,7 @@ LAWS: tuple[Law, ...] = (
     numpyro_program,
 )
 WRAPPERS: tuple[Law, ...] = (public_density, numpyro_program)  # the same for every model: each third case will do
-DEAR: tuple[Law, ...] = (draws, mode, chain_rule, permuted_rows)  # dear to compile: every other case in a hurry
+DEAR: tuple[Law, ...] = (draws, mode, chain_rule, permuted_rows)  # dear to compile: each third case in a hurry
 QUICK: tuple[Law, ...] = (density, gradient, marginals)
 
 
@@ -168,7 +168,7 @@ def matrix(cases: dict[str, Case]) -> list:
     for place, (name, case) in enumerate(cases.items()):
         for law in laws_of(place, case):
             marks = [pytest.mark.xdist_group(name)]
-            if law in DEAR and place % 2:
+            if (law in DEAR and place % 3) or (case.quick and law is marginals and place % 2):
                 marks.append(pytest.mark.slow)
             if law.__name__ in case.open:
                 marks.append(pytest.mark.xfail(reason=case.open[law.__name__], raises=AssertionError, strict=True))

@@ -132,7 +132,10 @@ def everything(marginal: mg.Marginal, params: dict[str, Any]) -> dict[str, Any]:
         return jax.device_get(jax.jit(verbs)({n: jnp.asarray(v) for n, v in params.items()}, kernel.data))
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+# every other one in a hurry
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if i % 2 else ()) for i, n in enumerate(sorted(MODELS))]
+)
 def test_read_together_and_apart_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, data, more, grouped = MODELS[name]
     params = MU | more

@@ -135,7 +135,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("model", CASES, ids=lambda m: m.__name__)
+# every other one in a hurry
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(m, marks=pytest.mark.slow if i % 2 else ()) for i, m in enumerate(CASES)],
+    ids=lambda m: m.__name__,
+)
 def test_everything_equals_enumeration(model, monkeypatch):
     monkeypatch.setattr("marginalia.lanes.sums.COUNT_FROM", 2)
     monkeypatch.setattr("marginalia.marginal.chain.SHORTEST", 4)

@@ -59,7 +59,10 @@ def answers(marginal: Any, params: dict[str, Any]) -> dict[str, Any]:
         return jax.device_get(jax.jit(everything)(point, kernel.data))
 
 
-@pytest.mark.parametrize("name", SYMBOLIC + MEETING)
+# every other one in a hurry
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if i % 2 else ()) for i, n in enumerate(SYMBOLIC + MEETING)]
+)
 def test_runs_change_no_answer(name: str, as_runs: Callable[[bool], None]) -> None:
     case = CASES[name]
     as_runs(False)
