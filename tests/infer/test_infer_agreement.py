@@ -94,7 +94,7 @@ def test_the_default_gives_the_means_of_a_mixture() -> None:
 def test_a_mode_that_chains_missed_is_said_by_nuts_and_visited_by_the_default(people: int, words: str) -> None:
     """With 150 people it holds 1 % of the mass: enough to be wrong by ten standard errors with an R-hat of 1.00."""
     model = latent_class(people, tell=4.0)
-    seed = 12  # with 40 people, NUTS visits the minor mode from every second seed, and then has nothing to say
+    seed = 14  # with 40 people, NUTS visits the minor mode from every second seed, and then has nothing to say
     with pytest.warns(MarginaliaWarning, match=words):
         fit = mg.fit(model.model, *model.args, method=METHODS["nuts"], random_seed=seed, progressbar=False)
     assert fit.summary()["r_hat"].max() < 1.01

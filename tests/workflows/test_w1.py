@@ -129,7 +129,7 @@ def assert_right(values: np.ndarray, *, runs: bool = False) -> None:
 
 
 # A chain that turns at the edge where two means meet diverges with longer steps, and says so.
-CAREFUL = mg.NUTS(draws=2000, target_accept=0.95)
+CAREFUL = mg.NUTS(draws=2000, target_accept=0.98)
 # Along single axes it takes 12 sweeps for an effective draw: without thinning one seed in ten has too large an R-hat by
 # chance, and says so.
 LONG = mg.Slice(draws=2000, thin=4)
