@@ -6,7 +6,7 @@ import linecache
 import sys
 import traceback
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import jax
@@ -33,9 +33,9 @@ def user_frame(tb: TracebackType | None) -> tuple[str, int, str, dict[str, Any]]
 
 def user_line() -> tuple[str, int] | None:
     """File and line of the innermost frame of the user's own code that is running."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and not _theirs(frame.f_code.co_filename):
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 

@@ -57,8 +57,15 @@ def test_a_root_is_that_of_each_matrix_and_none_where_there_is_none():
 
 @pytest.mark.parametrize(
     "function",
-    [jnp.sort, jnp.argmax, lambda x: jax.lax.fori_loop(0, 3, lambda _, a: a * 2, x), lambda x: x[jnp.array([1, 0])]],
-    ids=["sort", "argmax", "loop", "gather"],
+    [
+        jnp.sort,
+        jnp.argmax,
+        lambda x: jax.lax.fori_loop(0, 3, lambda _, a: a * 2, x),
+        lambda x: x[jnp.array([1, 0])],
+        lambda x: jnp.log(x).astype(int),
+        lambda x: jax.lax.bitcast_convert_type(x, jnp.uint32),
+    ],
+    ids=["sort", "argmax", "loop", "gather", "to whole numbers", "bits of another width"],
 )
 def test_what_is_not_listed_is_left_to_the_compiler_and_gives_the_same(function):
     with jax.enable_x64(True):

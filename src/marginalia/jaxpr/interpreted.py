@@ -79,6 +79,11 @@ def _known(name: str, equation: Any) -> bool:
         return equation.invars[0].aval.shape[-1:] == (4,)  # the one kind of key that is a scalar of 16 bytes here
     if any(_is_key(v.aval) for v in equation.invars):
         return name in STRUCTURAL or name in RULES
+    if name in ("convert_element_type", "bitcast_convert_type"):
+        (old,), (new,) = ([np.dtype(v.aval.dtype) for v in part] for part in (equation.invars, equation.outvars))
+        if name == "bitcast_convert_type":
+            return old.itemsize == new.itemsize  # else the shape changes
+        return not (old.kind == "f" and new.kind in "iu")  # of NaN each makes something else
     if name == "pad":
         return all(low >= 0 and high >= 0 and inner == 0 for low, high, inner in equation.params["padding_config"])
     if name in INTEGER_ONLY or name == "div":
