@@ -17,6 +17,7 @@ from numpyro.distributions.distribution import COERCIONS
 from scipy.stats import norm
 
 import marginalia as mg
+from compiled import compilations
 from marginalia.jaxpr import constants
 from marginalia.parameters import checked_parameters, in_words
 
@@ -200,17 +201,8 @@ def test_reading_a_program_with_a_covariance_compiles_nothing():
             z = numpyro.sample("z", dist.Categorical(np.array([0.2, 0.8])))
             numpyro.sample("y", dist.MultivariateNormal(mu[z], jnp.eye(2)), obs=y)
 
-    compiled: list[str] = []
-
-    def count(name, _seconds, **_about):
-        if name == "/jax/core/compile/backend_compile_duration":
-            compiled.append(name)
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
+    with compilations() as compiled:
         mg.marginalize(model, np.arange(14.0).reshape(7, 2))
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
     assert not compiled
 
 

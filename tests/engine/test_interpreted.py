@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 import marginalia as mg
+from compiled import compilations
 from marginalia.infer.problem import Problem
 from marginalia.jaxpr.interpreted import in_numpy
 from marginalia.marginal.drawing import side_by_side
@@ -123,20 +124,10 @@ def test_the_starts_of_a_mixture_compile_nothing():
             numpyro.sample("y", dist.Normal(mu[z], sd[z][:, None]).to_event(1), obs=y)
 
     marginal = mg.marginalize(model, np.arange(14.0).reshape(7, 2))
-    compiled: list[str] = []
-
-    def count(name, _seconds, **_about):
-        if name == "/jax/core/compile/backend_compile_duration":
-            compiled.append(name)
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
-        with jax.enable_x64(True):
-            problem = Problem(marginal, jacobian=True)
-            prior = marginal.kernel.draw_prior(np.random.default_rng(0).integers(2**32, size=(900, 2), dtype=np.uint32))
-            problem.constrain(problem.unconstrain(prior))
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
+    with compilations() as compiled, jax.enable_x64(True):
+        problem = Problem(marginal, jacobian=True)
+        prior = marginal.kernel.draw_prior(np.random.default_rng(0).integers(2**32, size=(900, 2), dtype=np.uint32))
+        problem.constrain(problem.unconstrain(prior))
     assert not compiled
     assert np.abs(prior["mu"].mean((0, 1))).max() < 4.5 * np.sqrt(3 / 1800)
     assert abs(prior["mu"].var((0, 1)).mean() / 3 - 1) < 0.15
