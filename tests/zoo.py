@@ -868,6 +868,21 @@ def chain_by_scan(y):
     scan(step, 0, y)
 
 
+@case(args=(Y8,), params={"p": P22, "w": [[0.2, 0.8], [0.6, 0.4]], "mu": [[0.2, 1.7], [-1.0, 3.0]]}, sums=False)
+def chain_with_a_mixture_at_each_step(y):
+    p = numpyro.sample("p", dist.Dirichlet(jnp.ones(2)).expand([2]))
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)).expand([2]))
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2, 2]))
+
+    def step(before, now):
+        z = numpyro.sample("z", dist.Categorical(p[before]))
+        c = numpyro.sample("c", dist.Categorical(w[z]))
+        numpyro.sample("y", dist.Normal(mu[z, c], 1.0), obs=now)
+        return z, None
+
+    scan(step, 0, y)
+
+
 # ---- What the peers answer: f(z) with z ~ Bernoulli(0.3) in plate(3), y ~ Normal(a + f(z), 1) -
 
 SUMMARIES: dict[str, Callable[[Any], Any]] = {

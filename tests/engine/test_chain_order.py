@@ -38,6 +38,16 @@ COMPONENTS: dict[str, tuple[list[tuple[int, int]], int | None]] = {
 }
 
 
+# a chain of 20 with others that are local to each step: their edges, beside those of `path(20)`
+LOCAL: dict[str, list[tuple[int, int]]] = {
+    "one at each step": [(t, 20 + t) for t in range(20)],
+    "two that meet": [e for t in range(20) for e in [(t, 20 + t), (t, 40 + t), (20 + t, 40 + t)]],
+    "two in a row": [e for t in range(20) for e in [(t, 20 + t), (20 + t, 40 + t)]],
+    "one at every other step": [(2 * t, 20 + t) for t in range(10)],
+    "one between two steps": [e for t in range(19) for e in [(t, 20 + t), (t + 1, 20 + t)]],
+}
+
+
 def plan_of(parts: list[list[tuple[int, int]]]):
     edges, start, component = [], 0, []
     for number, part in enumerate(parts):
@@ -86,3 +96,13 @@ def test_many_components_whose_own_order_is_best_or_that_are_no_chains_are_not_s
     plan, _, _ = plan_of([COMPONENTS[name][0] for name in names for _ in range(50)])
     assert sorted((c.lag, len(c.order)) for c in chains_of(plan)) == [(1, 50), (2, 50)]
     assert not searched
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_what_is_local_to_a_step_is_summed_before_the_chain(name):
+    plan, _, _ = plan_of([[*path(20), *LOCAL[name]]])
+    (found,) = chains_of(plan)
+    # An end without something local is as good as local itself.
+    assert found.lag == 1 and len(found.order) == 1 and found.length >= 18
+    assert set(found.variables) <= set(range(20))
+    assert max(g.clique for r in plan.rounds for g in r) <= STATES**3

@@ -90,6 +90,9 @@ def strategy(kernel: Kernel, site: int) -> str:
         lag = "" if chain.lag == 1 else f", each reading {chain.lag} before it"
         count = f"{len(chain.order)} chains" if len(chain.order) > 1 else "a chain"
         return f"{count} of up to {chain.length} discretes{lag}, summed by one forward pass"
+    chained = [g for r in kernel.plan.rounds for g in r if isinstance(g, Chains)]
+    if any(np.isin(graph.component[g.order[:, 0]], own).any() for g in chained):
+        return "each summed inside its step, before the chain that it belongs to"
     for group in (g for r in kernel.plan.rounds for g in r):
         if isinstance(group, Counted) and (graph.site[group.variables] == site).any():
             return f"read only through a sum of {group.count.parents.shape[1]}: counted by convolution"

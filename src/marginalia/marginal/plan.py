@@ -95,7 +95,8 @@ def make_plan(graph: Graph, counts: Sequence[Count] = ()) -> Plan:
             ready[count.identities] = False
         if not ready.any():
             _refuse_counts(graph, waiting)
-        chains = find_chains(graph, live, remaining, ready, first, other)
+        inner = _inner(graph, ready, first, other)
+        chains = [] if len(inner) else find_chains(graph, live, remaining, ready, first, other)
         if chains:
             # A chain is a whole component: nothing else reads its discretes, and it leaves no message.
             for chain in chains:
@@ -104,7 +105,7 @@ def make_plan(graph: Graph, counts: Sequence[Count] = ()) -> Plan:
             live = _without(live, np.concatenate([chain.variables for chain in chains]), graph.n)
             rounds.append(tuple(chains))
             continue
-        chosen = _choose(graph, ready, first, other)
+        chosen = inner if len(inner) else _choose(graph, ready, first, other)
         groups = []
         for variables, adjacent in _alike(graph, chosen, first, other):
             shape = tuple(int(k) for k in graph.sizes[adjacent[:, 0]]) if len(adjacent) else ()
@@ -174,6 +175,37 @@ def _choose(graph: Graph, remaining: np.ndarray, first: np.ndarray, other: np.nd
                 blocked[other[starts[v] : starts[v + 1]]] = True
         chosen.append(np.asarray(sorted(picked)))
     return np.concatenate(chosen).astype(np.int64)
+
+
+MOST_MET = 3
+"""A discrete that meets more others is not looked at for being inner."""
+
+
+def _inner(graph: Graph, ready: np.ndarray, first: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Discretes all of whose neighbours meet each other anyhow, no two of them neighbours; none where they are few.
+
+    Such a discrete costs no table that the others do not need too: the component of a mixture at each step of a chain,
+    a row under its group. A chain itself has two, its ends, which are left to it.
+    """
+    if not len(first):
+        return np.zeros(0, np.int64)
+    starts = np.searchsorted(first, np.arange(graph.n + 1))
+    degree = np.diff(starts)
+    codes = first * graph.n + other  # sorted
+    found = ready & (degree >= 1) & (degree <= MOST_MET)
+    for i, j in itertools.combinations(range(MOST_MET), 2):
+        asked = np.flatnonzero(found & (degree > j))
+        pair = other[starts[asked] + i] * graph.n + other[starts[asked] + j]
+        at = np.minimum(np.searchsorted(codes, pair), len(codes) - 1)
+        found[asked[codes[at] != pair]] = False
+    # Of neighbours, the first: its own neighbours all meet, so the other may follow in the next round.
+    beside = found[first] & found[other] & (other < first)
+    found[first[beside]] = False
+    component = np.asarray(graph.component)
+    own = np.bincount(component[found], minlength=graph.n_components)
+    members = np.bincount(component[ready & (degree > 0)], minlength=graph.n_components)
+    many = (own > 2) & (own * 8 >= members)
+    return np.flatnonzero(found & many[component])
 
 
 def _candidates(cost: np.ndarray, remaining: np.ndarray, one_more: float) -> np.ndarray:
