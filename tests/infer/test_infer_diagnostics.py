@@ -60,3 +60,13 @@ def test_many_quantities_are_judged_each_by_itself(monkeypatch: pytest.MonkeyPat
 
 def test_three_draws_say_nothing() -> None:
     assert np.isnan(diagnostics.convergence(np.random.default_rng(1).normal(size=(4, 3, 2)))).all()
+
+
+def test_what_never_changes_has_no_nested_r_hat_and_spoils_no_other() -> None:
+    draws = np.random.default_rng(1).normal(size=(4, 50, 3))
+    draws[..., 1] = 1.0
+    found = diagnostics.nested_rhat(draws, 2)
+    assert np.isfinite(found[[0, 2]]).all()
+    assert np.isnan(found[1])
+    # The weight of a mixture of one component is a site of its own, of which nothing changes.
+    assert np.isnan(diagnostics.nested_rhat(draws[..., [1]], 2)).all()

@@ -47,6 +47,8 @@ def nested_rhat(draws: np.ndarray, superchains: int) -> np.ndarray:
     """
     out = np.full(draws.shape[2], np.nan)
     usable = _usable(draws)
+    if not len(usable):  # the one weight of a mixture of one component
+        return out
     halves = split(draws[:, :, usable])
     out[usable] = _larger(*(_nested(normal_scores(x), superchains) for x in (halves, _folded(halves))))
     return out

@@ -85,7 +85,7 @@ def sample(
         "options": dataclasses.asdict(options),
         "agreement": report.sentence,
         "starts": weighed.found.total,
-        "nested_rhat": {name: float(np.nanmax(v)) for name, v in nested_rhat(draws, options.superchains).items()},
+        "nested_rhat": {name: float(v) for name, v in _worst(nested_rhat(draws, options.superchains)).items()},
         "step_size": float(after.step_size[-1]),
         "leapfrog_steps": float(after.leaps.mean()),
         "divergences": int(after.diverging.sum()),
@@ -133,7 +133,7 @@ def judge(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: d
     elif chains <= FEW_CHAINS:
         out += check.mixing(draws)
     else:
-        nested = {name: np.nanmax(v, initial=1.0) for name, v in nested_rhat(draws, options["superchains"]).items()}
+        nested = _worst(nested_rhat(draws, options["superchains"]))
         high = {name: value for name, value in nested.items() if value > LARGEST_NESTED_RHAT}
         if high:
             names = ", ".join(f"{name} ({value:.2f})" for name, value in high.items())
@@ -142,7 +142,7 @@ def judge(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: d
                 'still know where they began. Raise tune and draws; where modes are apart, use method="smc".'
             )
         table = check.convergence(draws)
-        least = {name: np.nanmin(np.concatenate([b.ravel(), t.ravel()])) for name, (_, b, t) in table.items()}
+        least = {n: np.nanmin(np.concatenate([b.ravel(), t.ravel()]), initial=np.inf) for n, (_, b, t) in table.items()}
         low = {name: value for name, value in least.items() if value < FEWEST_EFFECTIVE}
         if low:
             names = ", ".join(f"{name} ({value:.0f})" for name, value in low.items())
@@ -166,6 +166,11 @@ def nested_rhat(draws: dict[str, np.ndarray], superchains: int) -> dict[str, np.
         numbers = diagnostics.nested_rhat(np.asarray(value, float).reshape(*value.shape[:2], -1), superchains)
         out[name] = numbers.reshape(value.shape[2:])
     return out
+
+
+def _worst(nested: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The largest of each site; 1 where nothing of it ever changes, as with the one weight of one component."""
+    return {name: np.nanmax(value, initial=1.0) for name, value in nested.items()}
 
 
 def _begin(problem: Problem, weighed: modes.Modes, options: Ensemble, rng: np.random.Generator) -> State:
