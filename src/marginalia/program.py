@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 from jax.extend import core
 from numpyro import handlers
 
+from marginalia.arguments import keep
 from marginalia.data_checks import check_arguments, check_observed
 from marginalia.errors import Refusal, compose
 from marginalia.jaxpr.device import owned
@@ -199,6 +200,7 @@ def read(
     """
     kwargs = dict(kwargs or {})
     args, kwargs = check_arguments(model, args, kwargs)
+    model, args, kwargs = keep(model, args, kwargs)
     sites, tables = survey(model, args, kwargs)
     drawn = {n: s["drawn"] for n, s in sites.items() if s["kind"] == "plate" and s["drawn"]}
     if drawn and not isinstance(model, OnRows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import jax
@@ -20,6 +21,34 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
+_copies: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+"""The arrays that `copied` has made, by where they lie."""
+
+
+def copied(array: np.ndarray) -> np.ndarray:
+    """A copy that nobody writes to, and that JAX takes over as it is; the array itself where it is such a copy."""
+    if is_copy(array):
+        return array
+    if array.dtype.hasobject or type(array) is not np.ndarray:
+        new = np.array(array, copy=True, subok=True)
+    else:
+        new = aligned(array.shape, array.dtype)
+        np.copyto(new, array)
+    new.setflags(write=False)
+    _copies[id(new)] = new
+    return new
+
+
+def is_copy(array: np.ndarray) -> bool:
+    """Whether an array is, or looks at, what `copied` has made."""
+    at: Any = array
+    while isinstance(at, np.ndarray) and not at.flags.writeable:
+        if _copies.get(id(at)) is at:
+            return True
+        at = at.base
+    return False
+
+
 def on_device(array: Any) -> Any:
     """The array as JAX holds it, also when first asked for inside a trace; `array` must not change afterwards."""
     with jax.ensure_compile_time_eval():
@@ -34,6 +63,8 @@ def owned(array: Any) -> Any:
     if isinstance(array, jax.Array):
         return array
     array = np.asarray(array)
+    if is_copy(array):
+        return on_device(array)
     held = aligned(array.shape, array.dtype)
     np.copyto(held, array)
     return on_device(held)
