@@ -34,8 +34,12 @@ def copied(array: np.ndarray) -> np.ndarray:
     else:
         new = aligned(array.shape, array.dtype)
         np.copyto(new, array)
-    new.setflags(write=False)
-    _copies[id(new)] = new
+    # NumPy lets views refer to what owns the memory, past all that lies between.
+    owner: Any = new
+    while isinstance(owner, np.ndarray):
+        owner.setflags(write=False)
+        _copies[id(owner)] = owner
+        owner = owner.base
     return new
 
 
