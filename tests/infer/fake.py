@@ -52,6 +52,10 @@ class FakeKernel:
         return sum(np.size(leaf) for leaf in jax.tree.leaves(self.data))
 
     @property
+    def operations(self):
+        return self.numbers_read
+
+    @property
     def unconstrained_shapes(self):
         return {name: biject_to(self.supports[name]).inverse_shape(self.shapes[name]) for name in self.shapes}
 

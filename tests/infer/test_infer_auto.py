@@ -13,7 +13,7 @@ from fake import bimodal, correlated_gaussian
 
 import marginalia as mg
 from marginalia import infer
-from marginalia.infer import auto
+from marginalia.infer import auto, modes, nuts
 from marginalia.infer.options import NUTS, Auto
 
 
@@ -29,7 +29,7 @@ def test_few_data_and_one_mode_are_for_the_ensemble():
     assert result.info["choice"].startswith(
         "The ensemble was chosen (2 parameters, 3 numbers of data, 4 of 4 starts agree, Par"
     )
-    assert result.info["options"]["max_draws"] == 16_000
+    assert result.info["options"]["max_draws"] == 4_000
     assert result.info["traces"] == 1  # for starts, k-hat and sampler together
     assert result.findings == ()
 
@@ -49,7 +49,14 @@ def test_one_chain_of_laplace_is_judged_by_its_k_hat(monkeypatch):
     assert result.draws["x"].shape == (1, 1000, 2)
 
 
-def test_modes_far_apart_are_visited_as_often_as_they_deserve():
+@pytest.fixture
+def all_begin_at_one_mode(monkeypatch):
+    """Chains as they would be without jumps."""
+    monkeypatch.setattr(nuts, "jumps_between", lambda weighed, evaluate: None)
+    monkeypatch.setattr(modes, "shares", lambda weighed, count: [count])
+
+
+def test_modes_far_apart_are_visited_as_often_as_they_deserve(all_begin_at_one_mode):
     stuck = infer.run(bimodal(0.3), NUTS(draws=300, tune=200, starts=16), random_seed=1, progressbar=False)
     assert np.all(stuck.draws["x"] > 0)
     assert "2 modes of comparable weight" in stuck.findings[0]
@@ -62,7 +69,7 @@ def test_modes_far_apart_are_visited_as_often_as_they_deserve():
 
 
 @pytest.mark.slow
-def test_a_mode_of_one_percent_is_not_forgotten():
+def test_a_mode_of_one_percent_is_not_forgotten(all_begin_at_one_mode):
     stuck = infer.run(bimodal(0.01), NUTS(draws=1000, tune=200), random_seed=1, progressbar=False)
     assert np.all(stuck.draws["x"] > 0)
     assert "2 modes that are no copies" in stuck.findings[0]

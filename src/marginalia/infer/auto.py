@@ -7,12 +7,14 @@
    start agrees on the mode) and it pays: many data, so that a gradient is dear, or several modes, which
    independent proposals visit in proportion to their mass, and a chain does not. The whole run is judged as any
    other, its k-hat included; if anything is found, the choice goes on.
-4. Else **SMC**, where several distinct modes have comparable mass.
-5. Else, with few data and few parameters, the **ensemble**: Hamiltonian chains tuned together, which run on until the
-   judge is content, up to a stated number of draws. If anything is found, a draw that diverged for one, the choice
-   goes on.
-6. Else **NUTS**, which runs on in the same way; and then SMC after all, if the chains have missed a minor mode that
-   they should have seen.
+4. Else, with few data and few parameters, the **ensemble**: Hamiltonian chains tuned together, which run on until the
+   judge is content, up to a stated number of draws. Where there are several modes, chains begin at each and jump
+   between them (`jumps.py`). If anything is found, a draw that diverged for one, the choice goes on.
+5. Else **NUTS**, which runs on in the same way, jumps included.
+6. Then **SMC**, if the chains have missed a mode or disagree where there are several; up to a stated number of
+   gradients. If it finds no more than that, or cannot end, the draws of the chains are kept, with what was found.
+
+What a road costs is counted in gradients, never in seconds: the same seed makes the same choice on a busy machine.
 
 A draw of the chains needs some ten gradients, one after another; a draw of Laplace one density, all at the same time.
 With few data both take less than the compilation, and chains also find their way to places that no start has seen,
@@ -42,13 +44,17 @@ from marginalia.infer.result import Result
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
-MOST_DIMENSIONS = 50  # independent proposals in more are mostly refused
+MOST_DIMENSIONS = 150  # independent proposals in more are mostly refused
+MOST_MOVED = 50  # parameters of the ensemble, whose metric is dense
+MOST_WORK = 3e10  # operations, gradients times the work of one, that SMC or a prolonged NUTS may take: half a minute
 LEAST_EFFICIENCY = 0.1
 USUAL_EFFICIENCY = 0.25  # below it, more proposals are made, to give as many effective draws
 MORE_POINTS = 4  # times as many, where SMC's points were too few
 NAMES = {"laplace": "Laplace", "ensemble": "the ensemble", "nuts": "NUTS", "smc": "SMC"}
+MOST_BY_ENSEMBLE = 4000  # draws a chain: where these are too few, NUTS needs fewer gradients
 TUNE_ENSEMBLE = 300  # steps: its metric begins with the curvature at the mode
 SUPERCHAINS = 2
+INTERRUPTED = "Interrupted while SMC went to all modes: these are the draws of the chains before it."
 FEWEST_AGREEING = 2  # starts that must have reached the mode
 
 
@@ -68,14 +74,14 @@ def run(
     densities = Densities(problem)
     many = problem.data_size >= FEW_DATA
     tries = problem.dimension <= MOST_DIMENSIONS
-    sampler = nuts.Sampler(problem, _nuts(options))
-    chains = _ensemble(options) if tries and not many else None
+    sampler = nuts.Sampler(problem, _nuts(options), MOST_WORK / problem.work)
+    chains = _ensemble(options) if problem.dimension <= MOST_MOVED and not many else None
     problem.evaluator.follows = chains is not None
     with ThreadPoolExecutor(1) as pool:
         # What will most likely be needed compiles while the starts run.
         compiling: list[Future[Any]] = [pool.submit(in_float64(problem.evaluator.compile))]
         compiling += [pool.submit(in_float64(densities.compile))] if many and tries else []
-        compiling += [] if tries and (many or chains) else [pool.submit(in_float64(sampler.compile))]
+        compiling += [] if (tries and many) or chains else [pool.submit(in_float64(sampler.compile))]
         clock = time.perf_counter()
         weighed = search(problem, options.starts, rng, progress, checkpoint.part("modes"))
         seconds_starts = time.perf_counter() - clock
@@ -101,16 +107,23 @@ def run(
             result = None
         else:
             reasons.append("its proposals fit" + (", and visit each mode as often as it deserves" if some else ""))
-    if result is None and several:
-        result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons)
     if result is None and chains and weighed.comparable:
         result = _by_ensemble(problem, chains, weighed, rng, progress, checkpoint, measured, reasons)
     if result is None:
         result = nuts.sample(problem, sampler, weighed, rng, progress, checkpoint)
         reasons.append("it follows the density wherever it leads" if many else "with so few data gradients are cheap")
-    if result.info.get("missed_modes") and not several:
-        reasons[-1:] = [f"{NAMES[result.method]} missed a minor mode"]
-        result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons) or result
+    if some and result.method != "laplace" and not result.info["interrupted"]:
+        missed = result.info["missed_modes"]
+        if missed or (several and result.findings):
+            what = "missed a mode" if missed else "did not agree on the modes"
+            reasons[-1:] = [f"{NAMES[result.method]} {what}"]
+            try:
+                result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons) or result
+            except KeyboardInterrupt:
+                info = {**result.info, "interrupted": True}
+                result = dataclasses.replace(result, info=info, findings=(INTERRUPTED, *result.findings))
+        elif several:
+            reasons.append("its chains jump between the modes")
     made = next(iter(result.draws.values())).shape[1]
     if made > options.draws:
         reasons.append(f"{made} draws a chain, not {options.draws}, to have enough effective ones")
@@ -137,7 +150,8 @@ def _by_ensemble(
     stepper = Stepper(problem, options.tune, options.target_accept, ensemble.BLOCK)
     own = rng.spawn(1)[0]
     result = ensemble.sample(problem, stepper, weighed, options, own, progress, checkpoint.part("ensemble"))
-    if not result.findings or result.info["interrupted"] or result.info["missed_modes"]:
+    alone = len(weighed.comparable) == 1
+    if not result.findings or result.info["interrupted"] or (alone and result.info["missed_modes"]):
         reasons.append("with so few data gradients are cheap")
         return result
     measured.append("the ensemble did not pass the checks")
@@ -153,16 +167,22 @@ def _tempered(
     checkpoint: Checkpoint,
     reasons: list[str],
 ) -> Result | None:
-    """SMC, with more points where the first are too few; None where it cannot begin. Adds to `reasons`."""
-    draws = options.draws
+    """SMC, with more points where the first are too few; None where it cannot begin or end. Adds to `reasons`."""
+    draws, left = options.draws, MOST_WORK / problem.work
     while True:
         try:
             kept = checkpoint.part(f"smc{draws}")
-            result = smc.run(problem, SMC(max(10, draws), options.chains), rng.spawn(1)[0], progress, kept)
+            method = SMC(max(10, draws), options.chains)
+            result = smc.run(problem, method, rng.spawn(1)[0], progress, kept, most_gradients=left)
+        except smc.NoEnd as error:
+            reasons.append(f"SMC was given up {error.reached}")
+            return None
         except FitError:
             reasons.append("SMC cannot begin, as it needs draws from a proper prior")
             return None
-        if not result.findings or draws * MORE_POINTS > options.max_draws:
+        spent = result.info["gradient_evaluations"]
+        left -= spent
+        if not result.findings or draws * MORE_POINTS > options.max_draws or MORE_POINTS * spent > left:
             break
         draws *= MORE_POINTS
     reasons.append("a cloud of points goes to each mode as often as it deserves")
@@ -200,7 +220,7 @@ def _ensemble(options: Auto) -> Ensemble | None:
         options.chains,
         SUPERCHAINS,
         starts=options.starts,
-        max_draws=options.max_draws,
+        max_draws=min(options.max_draws, max(MOST_BY_ENSEMBLE, options.draws)),
     )
 
 

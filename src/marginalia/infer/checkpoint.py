@@ -33,7 +33,7 @@ from marginalia import __version__
 from marginalia.errors import DataError, OptionError, compose
 from marginalia.infer.lock import Held, take
 
-FORMAT = 2
+FORMAT = 3
 EVERY_SECONDS = 2.0
 WRITING_SHARE = 0.05  # at most this part of the time goes into writing
 OURS = "marginalia."

@@ -33,7 +33,7 @@ def curvature_at(optimiser: Optimiser, point: np.ndarray, log_density: float) ->
     size = len(point)
     if size > MOST_DIMENSIONS:
         return None
-    steps = DIFFERENCE * np.maximum(1.0, np.abs(point))
+    steps = DIFFERENCE * np.minimum(np.maximum(1.0, np.abs(point)), optimiser.scale)
     moves = np.diag(steps)
     _, gradients = optimiser.evaluate(np.concatenate([point + moves, point - moves]))
     hessian = (gradients[size:] - gradients[:size]) / (2 * steps[:, None])

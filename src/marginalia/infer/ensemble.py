@@ -17,6 +17,7 @@ import numpy as np
 from marginalia.infer import check, diagnostics, edge, modes
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint, leaves, rebuild
 from marginalia.infer.chees import Numbers, State, Stepper, begin, restarted
+from marginalia.infer.jumps import Jumps, jumps_between
 from marginalia.infer.options import Ensemble
 from marginalia.infer.problem import Problem, key_data
 from marginalia.infer.progress import Progress
@@ -27,6 +28,7 @@ from marginalia.precision import in_float64
 BLOCK = 25  # steps between two tellings of progress, or savings
 LARGEST_NESTED_RHAT = 1.01
 FEWEST_EFFECTIVE = 400
+BETWEEN_JUMPS = 5  # steps between two jumps, where there are modes to jump between
 METRIC_AT = (1 / 3, 2 / 3)  # parts of the tuning after which the metric is taken from the chains
 METRIC_STEPS = 50  # last steps of all chains that make it
 FEW_CHAINS = 16  # so many are run long enough for R-hat itself; more are judged by nested R-hat
@@ -65,7 +67,9 @@ def sample(
     clock = time.perf_counter()
     first = _begin(problem, weighed, options, rng)
     root = weighed.comparable[0].curvature.root if weighed.comparable else np.eye(problem.dimension)
-    moving = _Moving(stepper, options, key_data(rng), first, root, progress, checkpoint.part("chains"))
+    jumps = jumps_between(weighed, weighed.found.optimiser.evaluate)
+    stepper.block = BLOCK if jumps is None else BETWEEN_JUMPS
+    moving = _Moving(stepper, options, key_data(rng), first, root, jumps, progress, checkpoint.part("chains"))
     after, wanted = _until_content(problem, moving, options)
     draws = problem.constrain(np.swapaxes(after.points, 0, 1))
     stats = {
@@ -175,11 +179,8 @@ def _worst(nested: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def _begin(problem: Problem, weighed: modes.Modes, options: Ensemble, rng: np.random.Generator) -> State:
     """Superchains around the modes, as many at each as its mass deserves, and one at least."""
-    masses = np.array([mode.mass for mode in weighed.comparable[: options.superchains]] or [1.0])
-    counts = np.maximum(1, np.floor(options.superchains * masses / masses.sum()).astype(int))
-    counts[0] = 1
-    counts[0] += options.superchains - counts.sum()
-    parts = [modes.around(problem, weighed, int(count), rng, mode) for mode, count in enumerate(counts)]
+    counts = modes.shares(weighed, options.superchains)
+    parts = [modes.around(problem, weighed, count, rng, mode) for mode, count in enumerate(counts)]
     columns = (np.concatenate(column) for column in zip(*parts, strict=True))
     each = options.chains // options.superchains
     return begin(*(np.repeat(column, each, axis=0) for column in columns))
@@ -195,11 +196,12 @@ class _Moving:
         bits: np.ndarray,
         state: State,
         root: np.ndarray,
+        jumps: Jumps | None,
         progress: Progress,
         checkpoint: Checkpoint,
     ) -> None:
         self.interrupted = False
-        self._stepper, self._tune, self._bits = stepper, options.tune, bits
+        self._stepper, self._tune, self._bits, self._jumps = stepper, options.tune, bits, jumps
         self._progress, self._checkpoint = progress, checkpoint
         self._renewals = [int(part * options.tune) for part in METRIC_AT]
         # What the next step depends on changes at once, so that an interrupt finds it in step.
@@ -231,14 +233,19 @@ class _Moving:
         """On to so many steps in all, or a little more; stops when interrupted."""
         self._progress.stage("sampling (steps of all chains)", steps)
         try:
-            while len(self.pieces) * BLOCK < steps:
+            block = self._stepper.block
+            while len(self.pieces) * block < steps:
                 state, root, renewed, pieces = self._held
                 state, numbers = self._stepper(state, root, self._bits)
                 pieces = [*pieces, numbers]
-                done = len(pieces) * BLOCK
+                done = len(pieces) * block
                 if renewed < len(self._renewals) and self._renewals[renewed] <= done < self._tune:
                     renewed += 1
-                    root, state = _metric(pieces, root), restarted(state)
+                    root, state = _metric(pieces, root, self._jumps), restarted(state)
+                if self._jumps is not None:
+                    rng = np.random.default_rng([*map(int, self._bits), int(state.count), 1])
+                    now = self._jumps(state.points, state.log_density, state.gradients, rng)
+                    state = state._replace(points=now[0], log_density=now[1], gradients=now[2])
                 self._held = state, root, renewed, pieces
                 about = f"{numbers.leaps.mean():.0f} leaps, accept {numbers.accept.mean():.2f}"
                 self._progress.update(min(done, steps), about)
@@ -249,10 +256,11 @@ class _Moving:
             self.interrupted = True
 
 
-def _metric(pieces: list[Numbers], root: np.ndarray) -> np.ndarray:
-    """A root of the covariance of the chains' last steps, drawn a little towards the metric so far."""
+def _metric(pieces: list[Numbers], root: np.ndarray, jumps: Jumps | None) -> np.ndarray:
+    """A root of the covariance of the chains' last steps, each around its mode, drawn a little to the metric so far."""
     points = np.concatenate([piece.points for piece in pieces])[-METRIC_STEPS:]
     flat = points.reshape(-1, points.shape[2])
+    flat = flat if jumps is None else jumps.around_means(flat)
     size, weight = flat.shape[1], points.shape[1]
     covariance = np.atleast_2d(np.cov(flat.T))
     part = weight / (weight + size)

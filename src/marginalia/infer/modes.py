@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from marginalia.infer.problem import Problem
 from marginalia.infer.result import MAXIMUM
 
 MODES_WEIGHED = 5
+MOSTLY = 0.5  # of the draws of a mode's Gaussian that must lie downhill of it, and
+ALIKE = 2.0  # nats: the standard deviation of density over Gaussian, for the Gaussian to tell the mode's mass
 CLIMBS = 64  # draws whose mode is looked up, for each rival
 COMPARABLE = 4.0  # nats of mass: modes nearer than this to the best one matter,
 MINOR = 7.0  # and those nearer than this move a mean by more than the noise of some thousand draws
@@ -112,6 +114,41 @@ def weigh(found: starts.Found) -> Modes:
     return Modes(found, tuple(m for m in kept if m.mass > least), tuple(m for m in kept if m.mass <= least))
 
 
+def under_one_labelling(problem: Problem, weighed: Modes) -> Modes:
+    """The modes, of each the copy whose labels agree with the others': starts end in any copy of a mode.
+
+    Chains that begin at different modes, and jump between them, then need not switch labels.
+    """
+    found, kept = weighed.found, weighed.every
+    if len(kept) < 2:
+        return weighed
+    places = [found.places[mode.place] for mode in kept]
+    params = {name: np.stack([place.params[name] for place in places])[None] for name in places[0].params}
+    heights = np.array([place.log_density for place in places])
+    moved = problem.one_labelling(params, heights[None])
+    if all(np.array_equal(moved[name], value) for name, value in params.items()):
+        return weighed
+    points = problem.unconstrain({name: value[0] for name, value in moved.items()})
+    out = []
+    for mode, point, height in zip(kept, points, heights, strict=True):
+        curvature = curvature_at(found.optimiser, point, height) if np.all(np.isfinite(point)) else None
+        out.append(mode if curvature is None else replace(mode, point=point, curvature=curvature))
+    several = len(weighed.comparable)
+    return Modes(found, tuple(out[:several]), tuple(out[several:]))
+
+
+def shares(weighed: Modes, count: int) -> list[int]:
+    """How many of `count` chains begin at each mode of comparable mass: as its mass deserves, and one at least.
+
+    Where there are fewer chains than modes, the lightest get none.
+    """
+    masses = np.array([mode.mass for mode in weighed.comparable[:count]] or [1.0])
+    counts = np.maximum(1, np.floor(count * masses / masses.sum()).astype(int))
+    counts[0] = 1
+    counts[0] += count - counts.sum()
+    return [int(c) for c in counts]
+
+
 def around(
     problem: Problem, modes: Modes, count: int, rng: np.random.Generator, mode: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -159,7 +196,7 @@ def unvisited(problem: Problem, modes: Modes, points: np.ndarray) -> tuple[str, 
     missed = [
         (mode, visitors)
         for mode, visitors in zip((*modes.rivals, *due), visits, strict=True)
-        if visitors < (chains if mode in modes.rivals else 1)
+        if visitors < (chains if mode in modes.rivals else 1) and _holds(problem, modes, mode)
     ]
     if not missed:
         return ()
@@ -173,6 +210,20 @@ def unvisited(problem: Problem, modes: Modes, points: np.ndarray) -> tuple[str, 
         f"{seen}. R-hat cannot tell what all chains have missed. "
         'Use method="smc", which visits them all; or narrow the priors, or order components where modes mean the same.',
     )
+
+
+def _holds(problem: Problem, modes: Modes, mode: Weighed) -> bool:
+    """Whether the Gaussian that touches a mode tells its mass: the density is alike, and most draws lie downhill.
+
+    If not, the mode is a small top on something larger, and by its Gaussian nobody can say that chains should have
+    been there; those that begin in different modes and agree have left them.
+    """
+    noise = np.random.default_rng(mode.place).normal(size=(CLIMBS, problem.dimension))
+    points = mode.point + noise @ mode.curvature.root.T
+    values, _ = modes.found.optimiser.evaluate(points)
+    log_ratio = values + 0.5 * np.sum(noise**2, axis=1)
+    alike = np.std(log_ratio, where=np.isfinite(log_ratio)) < ALIKE
+    return bool(alike and np.mean(starts.reached(problem, modes.found, points) == mode.place) > MOSTLY)
 
 
 def _visitors(problem: Problem, modes: Modes, mode: Weighed, points: np.ndarray) -> int:

@@ -47,6 +47,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
@@ -54,6 +55,7 @@ from numpyro.infer.util import ParamInfo
 from marginalia.infer import chains as threads
 from marginalia.infer import check, edge, lowrank, modes
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint
+from marginalia.infer.jumps import Jumps, jumps_between
 from marginalia.infer.options import NUTS
 from marginalia.infer.problem import Problem, as_key, key_data
 from marginalia.infer.progress import Progress
@@ -62,6 +64,7 @@ from marginalia.infer.search import search
 from marginalia.precision import in_float64
 
 BLOCK = 50  # steps in one compiled call: between two of them there is progress and a chance to stop
+BETWEEN_JUMPS = 10  # steps between two jumps, where there are modes to jump between
 LOW_RANK = "low-rank"
 MOST_DENSE = 50  # parameters, where the metric is not asked for: a warm-up's draws do not tell more correlations
 FEWEST_STAGED = 100  # steps of tuning that are worth two halves
@@ -75,7 +78,7 @@ class Begin:
 
     Attributes:
         points: `(chain, dimension)`, with their log densities and gradients.
-        metric: Initial inverse mass matrix, `(dimension,)` or `(dimension, dimension)`.
+        metric: Initial inverse mass matrix of each chain, `(chain, dimension)` or `(chain, dimension, dimension)`.
     """
 
     points: np.ndarray
@@ -121,6 +124,8 @@ def sample(
     """Draw from the posterior, the modes being known."""
     options = sampler.options
     clock = time.perf_counter()
+    sampler.jumps = jumps_between(weighed, weighed.found.optimiser.evaluate)
+    sampler.block = sampler.room if sampler.jumps is None else min(BETWEEN_JUMPS, sampler.room)
     saved = checkpoint.part("chains").load()
     if saved is not None:
         chains = sampler.restore(saved)
@@ -175,7 +180,7 @@ def _until_content(
         if drawn.stats["diverging"].any() and chains.halvings < MOST_HALVINGS:
             sampler.halve(chains)
             continue
-        if 2 * wanted > most:
+        if 2 * wanted > most or 2 * drawn.evaluations > sampler.most_gradients:
             return drawn
         draws = problem.one_labelling(problem.constrain(drawn.points), drawn.stats["lp"])
         doubt = check.doubt(draws)
@@ -185,14 +190,16 @@ def _until_content(
 
 
 def _begin(problem: Problem, weighed: modes.Modes, options: NUTS, rng: np.random.Generator) -> Begin:
-    """All chains begin around the mode of the largest mass, so at the same labelling of the components."""
-    points, values, gradients = modes.around(problem, weighed, options.chains, rng)
+    """Chains begin around each mode of comparable mass; those of one mode at the same labelling of the components."""
+    counts = modes.shares(weighed, options.chains)
+    parts = [modes.around(problem, weighed, count, rng, mode) for mode, count in enumerate(counts)]
+    points, values, gradients = (np.concatenate(column) for column in zip(*parts, strict=True))
     kind = metric_of(problem, options)
     if kind == LOW_RANK or not weighed.comparable:
-        metric = np.eye(problem.dimension) if kind == "dense" else np.ones(problem.dimension)
-    else:
-        covariance = weighed.comparable[0].curvature.covariance
-        metric = covariance if kind == "dense" else np.diag(covariance).copy()
+        one = np.eye(problem.dimension) if kind == "dense" else np.ones(problem.dimension)
+        return Begin(points, values, gradients, np.stack([one] * options.chains))
+    covariances = np.repeat([m.curvature.covariance for m in weighed.comparable[: len(counts)]], counts, axis=0)
+    metric = covariances if kind == "dense" else np.diagonal(covariances, axis1=1, axis2=2).copy()
     return Begin(points, values, gradients, metric)
 
 
@@ -228,8 +235,9 @@ def _second_stage(
     flat = flat[np.linspace(0, len(flat) - 1, min(len(flat), lowrank.MOST_DRAWS)).round().astype(int)]
     ends = points[:, -1]
     evaluate = weighed.found.optimiser.evaluate
-    frame = lowrank.of_draws(flat, evaluate(flat)[1])
-    begin = Begin(ends, *evaluate(ends), np.ones(ends.shape[1]))
+    slopes = evaluate(flat)[1]
+    frame = lowrank.of_draws(flat if sampler.jumps is None else sampler.jumps.around_means(flat), slopes)
+    begin = Begin(ends, *evaluate(ends), np.ones(ends.shape))
     again = sampler.start(begin, chains.later, frame, None)
     again.spent = int(chains.part(4, 0, made).sum()) + len(flat) + len(ends)
     checkpoint.save(again.kept, now=True)
@@ -272,17 +280,30 @@ class Chains(threads.Chains):
 
 
 class Sampler:
-    """NumPyro's kernel for one problem: `compile` once, then `run`."""
+    """NumPyro's kernel for one problem: `compile` once, then `run`.
 
-    def __init__(self, problem: Problem, options: NUTS) -> None:
+    Attributes:
+        options: Those of the run.
+        most_gradients: Draws are not doubled where that would take more.
+        metric: What the tuning adapts.
+        staged: Whether the tuning has two halves.
+        tune: Steps of the tuning, or of each half.
+        room: Steps that one compiled call has room for.
+        block: Steps of one call.
+        jumps: Made after each block of draws, where there are several modes.
+    """
+
+    def __init__(self, problem: Problem, options: NUTS, most_gradients: float = np.inf) -> None:
         self._problem = problem
+        self.most_gradients = most_gradients
         self.options = options
         self.metric = metric_of(problem, options)
         # With a metric of low rank the tuning has two halves: the first one's draws give the second its coordinates.
         self.staged = self.metric == LOW_RANK and options.tune >= FEWEST_STAGED
         self.tune = -(-options.tune // 2) if self.staged else options.tune
         self._init, self._step = hmc(potential_fn_gen=self._potential, algo="NUTS")
-        self.block = min(BLOCK, self.tune + options.draws)
+        self.room = self.block = min(BLOCK, self.tune + options.draws)
+        self.jumps: Jumps | None = None
         self._compiled: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
     def _potential(self, given: Any) -> Callable[[jax.Array], jax.Array]:
@@ -312,10 +333,11 @@ class Sampler:
             rng_key=as_key(bits),
         )
 
-    def _blocked(self, state: Any, given: Any) -> tuple[Any, tuple[Any, ...]]:
+    def _blocked(self, state: Any, given: Any, steps: Any) -> tuple[Any, tuple[Any, ...]]:
+        """So many steps, and what is kept of each: arrays with room for `room` steps."""
         frame = given[0]
 
-        def body(state: Any, _: None) -> tuple[Any, tuple[Any, ...]]:
+        def one(state: Any) -> tuple[Any, tuple[Any, ...]]:
             new = self._step(state, (given,))
             numbers = (
                 new.z if frame is None else frame.out(new.z),
@@ -328,12 +350,17 @@ class Sampler:
             )
             return new, numbers
 
-        return jax.lax.scan(body, state, None, length=self.block)
+        def body(i: Any, carry: tuple[Any, tuple[Any, ...]]) -> tuple[Any, tuple[Any, ...]]:
+            state, numbers = one(carry[0])
+            return state, tuple(all_.at[i].set(new) for all_, new in zip(carry[1], numbers, strict=True))
+
+        kept = tuple(jnp.zeros((self.room, *s.shape), s.dtype) for s in jax.eval_shape(one, state)[1])
+        return jax.lax.fori_loop(0, steps, body, (state, kept))
 
     def compile(self) -> None:
         """Trace and compile, without running anything; may be called from another thread."""
         o = self.options
-        key = "nuts", self.metric, self.tune, o.target_accept, o.max_tree_depth, self.block
+        key = "nuts", self.metric, self.tune, o.target_accept, o.max_tree_depth, self.room
         if key not in self._problem.programs:
             self._problem.programs[key] = self._compile()
         self._compiled, self._template = self._problem.programs[key]
@@ -348,7 +375,7 @@ class Sampler:
         given = frame, self._problem.data
         start = jax.jit(self._start).lower(vector, number, vector, metric, bits, given)
         state = start.out_info
-        block = jax.jit(self._blocked).lower(state, given)
+        block = jax.jit(self._blocked).lower(state, given, jax.ShapeDtypeStruct((), np.int64))
         return (start.compile(), block.compile()), state
 
     def start(
@@ -364,7 +391,7 @@ class Sampler:
             points = np.stack([frame.inside(point) for point in points])
             slopes = np.stack([frame.gradient(slope) for slope in slopes])
         states = [
-            start(points[c], begin.log_density[c], slopes[c], begin.metric, bits[c], given)
+            start(points[c], begin.log_density[c], slopes[c], begin.metric[c], bits[c], given)
             for c in range(self.options.chains)
         ]
         return Chains(threads.begin(states), wanted=self.options.draws, first=self.tune, frame=frame, later=later)
@@ -392,15 +419,33 @@ class Sampler:
         block, given = self._compiled[1], (chains.frame, self._problem.data)
         progress.stage("sampling", len(chains.held) * steps)
 
-        def step(state: Any, _: list[list[np.ndarray]]) -> tuple[Any, list[np.ndarray]]:
-            state, numbers = block(state, given)
-            return state, [np.asarray(part) for part in numbers]
+        def step(state: Any, pieces: list[list[np.ndarray]]) -> tuple[Any, list[np.ndarray]]:
+            state, numbers = block(state, given, self.block)
+            if (len(pieces) + 1) * self.block >= chains.first:
+                state = self._jumped(state, chains.frame, len(pieces))
+            return state, [np.asarray(part)[: self.block] for part in numbers]
 
         def tell() -> None:
             done = sum(min(len(p) * self.block, steps) for p in chains.pieces)
             progress.update(done, f"{self._divergences(chains)} divergences")
 
         threads.advance(chains, -(-steps // self.block), step, tell, lambda now: checkpoint.save(chains.kept, now=now))
+
+    def _jumped(self, state: Any, frame: lowrank.Frame | None, number: int) -> Any:
+        """The chain after a try to jump to another mode; its randomness is that of the chain and `number`."""
+        if self.jumps is None:
+            return state
+        point, slope = np.asarray(state.z), -np.asarray(state.z_grad)
+        if frame is not None:
+            point, slope = frame.out(point), slope * 0.0  # the slope is needed again only where the jump is made
+        rng = np.random.default_rng([*map(int, np.asarray(jax.random.key_data(state.rng_key))), number])
+        value = -np.asarray(state.potential_energy)
+        new, new_value, new_slope = (part[0] for part in self.jumps(point[None], value[None], slope[None], rng))
+        if np.array_equal(new, point):
+            return state
+        if frame is not None:
+            new, new_slope = frame.inside(new), frame.gradient(new_slope)
+        return state._replace(z=new, potential_energy=-new_value, z_grad=-new_slope)
 
     def _divergences(self, chains: Chains) -> int:
         first = chains.first // self.block

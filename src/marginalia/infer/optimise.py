@@ -67,11 +67,17 @@ class Climb:
 
 
 class Optimiser:
-    """The optimisation of one problem, of at most `steps` iterations; it also evaluates values and gradients."""
+    """The optimisation of one problem, of at most `steps` iterations; it also evaluates values and gradients.
+
+    Attributes:
+        scale: The size of each coordinate, `(dimension,)`: climbs go in units of it. A table's columns may differ by
+            a factor of a million, and a hundred differences of gradients do not tell that to the optimiser.
+    """
 
     def __init__(self, problem: Problem, steps: int) -> None:
         self._problem = problem
         self._steps = steps
+        self.scale = np.ones(problem.dimension)
 
     def evaluate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log densities `(n,)`, -inf where anything is not finite, and gradients `(n, dimension)`."""
@@ -80,14 +86,14 @@ class Optimiser:
     def climb(self, points: np.ndarray, progress: Progress, steps: int | None = None) -> Climb:
         """Maximise from each of `points` `(n, dimension)`, in fewer `steps` if told; all must have a finite density."""
         limit = 1 + (self._steps if steps is None else min(steps, self._steps))
-        state = _begin(points)
+        state = _begin(points / self.scale)
         norms = np.full((len(points), self._steps + 1), np.nan)
         active = np.arange(len(points))
         interrupted = False
         try:
             for i in range(limit):
                 state.put(active, self._advance(state.take(active)))
-                norms[active, i] = np.abs(state.gradient[active]).max(axis=1)
+                norms[active, i] = np.abs(state.gradient[active] / self.scale).max(axis=1)
                 active = active[state.status[active] == RUNNING]
                 done, best = len(points) - len(active), -state.value.min()
                 progress.update(done if i + 1 < limit else len(points), f"best log density {best:.2f}")
@@ -98,13 +104,13 @@ class Optimiser:
                 raise
             interrupted = True
         kept = np.flatnonzero(state.status != RUNNING) if interrupted else np.arange(len(points))
-        return Climb(state.point[kept], -state.value[kept], state.status[kept], norms[kept], interrupted)
+        return Climb(state.point[kept] * self.scale, -state.value[kept], state.status[kept], norms[kept], interrupted)
 
     def _advance(self, state: _State) -> _State:
         slope = _dot(state.direction, state.gradient)
         trial = state.point + state.step[:, None] * state.direction
-        value, gradient = self.evaluate(trial)
-        value, gradient = -value, -gradient
+        value, gradient = self.evaluate(trial * self.scale)
+        value, gradient = -value, -gradient * self.scale
         usable = np.isfinite(value)
         with np.errstate(invalid="ignore"):  # the first trial rises from infinity
             rise = value - state.value

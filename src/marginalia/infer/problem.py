@@ -18,6 +18,7 @@ from marginalia.marginal.drawing import in_blocks, side_by_side
 from marginalia.precision import in_float64
 
 ROUNDING = 1e-6
+OVERHEAD = 1000  # operations that a gradient of no data at all takes
 
 type Labelling = Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
 type Mirrors = Callable[[dict[str, np.ndarray]], tuple[tuple[str, ...], ...]]
@@ -32,6 +33,7 @@ class Problem:
     Attributes:
         dimension: Length of the vector.
         data_size: Number of data elements that one evaluation reads.
+        work: What one gradient costs, in operations: the measure of what a method costs, which no clock is.
         jacobian: Whether the density includes the Jacobian of the transforms.
         traces: How often the program's density has been traced; tests hold a budget on it.
         one_labelling: From draws `{site: (chain, draw, ...)}` and their log densities `(chain, draw)` to the same
@@ -73,6 +75,7 @@ class Problem:
                 )
             )
         self.data_size = max(1, self.kernel.numbers_read)
+        self.work = self.kernel.operations + OVERHEAD
         self.traces = 0
         # An inner jit is traced once, whoever calls it: value, gradient and samplers share it.
         self.log_density = jax.jit(self._log_density)

@@ -26,14 +26,16 @@ def search(
     if saved is not None:
         rng.bit_generator.state = saved["rng"]
         optimiser = Optimiser(problem, START_STEPS)
+        optimiser.scale = saved["scale"]
         known = (saved[name] for name in ("mirrors", "below", "rows"))
         found = starts.Found(saved["places"], saved["total"], optimiser, False, *known)
         return modes.Modes(found, saved["comparable"], saved["minor"])
     found = starts.find(problem, asked, START_STEPS, rng, progress)
     if found.interrupted:
         raise KeyboardInterrupt
-    weighed = modes.weigh(found)
+    weighed = modes.under_one_labelling(problem, modes.weigh(found))
     state = {name: getattr(found, name) for name in ("places", "total", "mirrors", "below", "rows")}
+    state["scale"] = found.optimiser.scale
     state |= {"comparable": weighed.comparable, "minor": weighed.minor}
     checkpoint.save(lambda: {**state, "rng": rng.bit_generator.state}, now=True)
     return weighed

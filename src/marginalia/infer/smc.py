@@ -41,8 +41,20 @@ PATH = 1.5  # length of a trajectory in standard deviations: a quarter of an orb
 LONGEST_PATH = 10  # steps; where more are needed, more moves of every point serve as well
 FORGOTTEN = 0.1  # correlation with the start of the moves below which they are enough
 MOST_STAGES = 1000
+PARTS = 1000  # of the way, in which progress is told
+LATE = 10  # last temperatures, which say how fast they rise
+STAGES_SEEN = 50  # temperatures after which it is told how many there will be
+SLOW = 0.5  # correlation with the start of the moves above which points have hardly moved
 FEWEST_POSSIBLE = 20
 APART = 1.0  # nats between runs that are no longer noise
+
+
+class NoEnd(FitError):
+    """The posterior is not reached within what the run may cost; `reached` says how far it came."""
+
+    def __init__(self, message: str, reached: str) -> None:
+        super().__init__(message)
+        self.reached = reached
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,10 @@ class Run:
         moves: Moves made at this temperature.
         possible: Draws from the prior with a positive likelihood.
         rates: Acceptance rates at the last temperature.
+        correlation: Of the points with where they were before the moves at the last temperature, the largest of any
+            coordinate.
+        moved: Moves made at the last temperature.
+        gradients_made: In all.
     """
 
     seed: int
@@ -77,6 +93,8 @@ class Run:
     possible: int
     rates: list[float]
     correlation: float
+    moved: int = 0
+    gradients_made: int = 0
 
     @property
     def done(self) -> bool:
@@ -84,12 +102,19 @@ class Run:
 
 
 def run(
-    problem: Problem, options: SMC, rng: np.random.Generator, progress: Progress, checkpoint: Checkpoint = NOWHERE
+    problem: Problem,
+    options: SMC,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint = NOWHERE,
+    *,
+    most_gradients: float = np.inf,
 ) -> Result:
     """Draw from the posterior, and estimate the evidence.
 
     Raises:
         FitError: A prior is improper, or no draw from the prior can have given the data.
+        NoEnd: The temperatures rise so slowly that there is no end, or it takes more than `most_gradients`.
         KeyboardInterrupt: Stopped by the user; a cloud on its way is no posterior.
     """
     clock = time.perf_counter()
@@ -100,14 +125,17 @@ def run(
     def kept() -> list[Run]:
         return runs
 
-    progress.stage("temperature (of 1000)", 1000)
+    progress.stage("from prior to posterior", PARTS)
     with ThreadPoolExecutor(min(workers(), len(runs))) as pool:
         try:
             while not all(one.done for one in runs):
                 runs = list(pool.map(in_float64(mover.step), runs))
-                coldest = min(one.betas[-1] for one in runs)
-                progress.update(int(1000 * coldest), f"log evidence {runs[0].log_evidence:.2f}")
+                slowest = min(runs, key=lambda one: one.betas[-1])
+                progress.update(_done(slowest), _told(slowest))
                 checkpoint.save(kept)
+                spent = sum(one.gradients_made for one in runs)
+                if spent > most_gradients and not all(one.done for one in runs):
+                    raise _no_end(f"more than {most_gradients:,.0f} gradients are needed", slowest, spent)
         except KeyboardInterrupt:
             checkpoint.save(kept, now=True)
             raise
@@ -123,6 +151,7 @@ def run(
         "temperatures": [one.betas for one in runs],
         "acceptance_rate": [float(np.mean(one.rates)) for one in runs],
         "step_size": [one.step_size for one in runs],
+        "gradient_evaluations": sum(one.gradients_made for one in runs),
         "ancestors": [len(np.unique(one.eves)) for one in runs],
         "seconds_sampling": time.perf_counter() - clock,
     }
@@ -133,6 +162,34 @@ def run(
 def judge(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dict[str, Any]) -> tuple[str, ...]:
     """Agreement of the runs. Relatives stand side by side among the draws, so the effective size counts them."""
     return check.chains(draws, stats, options)
+
+
+def _no_end(what: str, one: Run, gradients: int) -> NoEnd:
+    reached = f"at temperature {one.betas[-1]:.2g}, after {gradients:,} gradients"
+    remedy = "lower target_ess, or use mg.NUTS: the data say very much more than the prior."
+    return NoEnd(compose(f"the posterior is far: {what}", where="smc", got=reached, remedy=remedy), reached)
+
+
+def _done(one: Run) -> int:
+    """How much of the way from prior to posterior is behind, in parts of `PARTS`: temperatures rise by factors."""
+    stages = len(one.betas) - 1
+    return int(PARTS * stages / (stages + max(_stages_left(one.betas), 1))) if not one.done else PARTS
+
+
+def _told(one: Run) -> str:
+    left = _stages_left(one.betas)
+    more = f", some {left:.0f} more" if np.isfinite(left) else ""
+    return f"temperature {one.betas[-1]:.2g} ({len(one.betas) - 1} so far{more}), log evidence {one.log_evidence:.2f}"
+
+
+def _stages_left(betas: list[float]) -> float:
+    """How many temperatures are to come, if they go on to rise by the factor of late."""
+    late = betas[-LATE:]
+    if betas[-1] == 1.0:
+        return 0.0
+    if len(late) < 2 or late[0] == 0.0:
+        return np.inf
+    return float(-np.log(late[-1]) / np.log(late[-1] / late[0]) * (len(late) - 1))
 
 
 def _findings(runs: list[Run], evidences: np.ndarray) -> tuple[str, ...]:
@@ -148,6 +205,12 @@ def _findings(runs: list[Run], evidences: np.ndarray) -> tuple[str, ...]:
         out.append(
             f"The runs disagree about the log evidence, by {np.ptp(evidences):.1f} nats: some have missed a mode, or "
             "the points are too few. Raise draws and moves."
+        )
+    stuck = max(one.correlation for one in runs)
+    if stuck > SLOW:
+        out.append(
+            f"The points moved slowly: after {runs[0].moved} moves at the last temperature their correlation with "
+            f"where they were is still {stuck:.2f}, so relatives stand close together. Raise moves."
         )
     return tuple(out)
 
@@ -240,15 +303,9 @@ class Mover:
         rise = next_rise(one.likelihood, 1.0 - one.betas[-1], self._options.target_ess)
         beta = min(one.betas[-1] + rise, 1.0)
         beta = 1.0 if 1.0 - beta < 1e-12 else beta
-        if len(one.betas) > MOST_STAGES:
-            raise FitError(
-                compose(
-                    f"after {MOST_STAGES} temperatures the posterior is not reached",
-                    where="smc",
-                    got=f"temperature {beta:.3g}",
-                    remedy="lower target_ess, or use mg.NUTS: the data say very much more than the prior.",
-                )
-            )
+        stages = len(one.betas)
+        if stages > STAGES_SEEN and stages + _stages_left(one.betas) > MOST_STAGES:
+            raise _no_end(f"more than {MOST_STAGES} temperatures would be needed", one, one.gradients_made)
         logs = _times(rise, one.likelihood)
         weights = np.exp(logs - logsumexp(logs))
         root = cloud_root(one.points, weights)
@@ -271,6 +328,7 @@ class Mover:
             steps=one.steps + 1,
             moves=0,
             rates=[],
+            gradients_made=one.gradients_made + len(points),
         )
 
     def _moved(self, one: Run) -> Run:
@@ -292,6 +350,8 @@ class Mover:
             step_size=step_size,
             steps=one.steps + 1,
             moves=-1 if enough else one.moves + 1,
+            moved=one.moves + 1,
+            gradients_made=one.gradients_made + length * len(points),
             rates=[*one.rates, rate],
             correlation=remembered,
         )

@@ -120,12 +120,14 @@ def find(problem: Problem, asked: int | None, steps: int, rng: np.random.Generat
     scouted = _scouted(part, asked, steps, rng, progress) if part is not None else None
     if scouted is not None:
         scout, pool, chosen, ends = scouted
+        optimiser.scale = scout.scale
         total, ends = len(ends.points), _on_all_rows(problem, optimiser, ends)
     if scouted is None or not len(ends.points):
         part, scout = None, optimiser
         total = number_of_starts(problem, asked)
         progress.stage("starts", total)
         pool, chosen = _screened(problem, optimiser, total, rng)
+        optimiser.scale = _sizes(pool.points)
         ends = optimiser.climb(chosen, progress)
         total = len(ends.points)
     span = np.stack([pool.points.min(axis=0), pool.points.max(axis=0)])
@@ -156,6 +158,7 @@ def _scouted(
         pool, chosen = _screened(part, scout, total, rng)
     except FitError:
         return None
+    scout.scale = _sizes(pool.points)
     return scout, pool, chosen, scout.climb(chosen, progress)
 
 
@@ -209,6 +212,13 @@ def _screened(problem: Problem, optimiser: Optimiser, total: int, rng: np.random
     best, rest = order[: -(-total // 2)], order[-(-total // 2) :]
     chosen = np.concatenate([best, rng.permutation(rest)[: total - len(best)]])
     return pool, starts.points[chosen]
+
+
+def _sizes(points: np.ndarray) -> np.ndarray:
+    """The size of each coordinate of candidates `(n, dimension)`: half of what lies between their quartiles."""
+    low, high = np.quantile(points, [0.25, 0.75], axis=0)
+    sizes = 0.5 * (high - low)
+    return np.where(sizes > 0, sizes, 1.0)
 
 
 def _finite(optimiser: Optimiser, points: np.ndarray) -> _Pool:

@@ -52,7 +52,7 @@ def explain(kernel: Kernel, cuts: Cuts) -> str:
     lines.append(
         f"One evaluation: {rounds} of elimination, at most {plan.largest_clique} joint states at a time, "
         f"{cells:,} table entries ({_bytes(8 * cells)}), about {kernel.register.computed:,} operations to compute the "
-        f"tables and {_flops(kernel):,} to sum."
+        f"tables and {kernel.additions:,} to sum."
     )
     lines += _rows(kernel)
     for unit in kernel.units:
@@ -106,10 +106,6 @@ def strategy(kernel: Kernel, site: int) -> str:
     if widest <= 2 and len(pairs) == int((members - 1).sum()):
         return f"a tree of up to {largest} discretes, summed from its leaves"
     return f"a graph of up to {largest} discretes, summed in order of least cost"
-
-
-def _flops(kernel: Kernel) -> int:
-    return sum(4 * g.clique * g.elements * max(len(g.pieces), 1) for r in kernel.plan.rounds for g in r)
 
 
 def _count(n: int, word: str) -> str:

@@ -160,6 +160,16 @@ class Kernel:
         read = self.by_rows.data if isinstance(self.by_rows, Streamed) else self.closed
         return sum(int(np.size(x)) for x in read if x is not None)
 
+    @property
+    def additions(self) -> int:
+        """Operations that sum the tables of one evaluation, about."""
+        return sum(4 * g.clique * g.elements * max(len(g.pieces), 1) for r in self.plan.rounds for g in r)
+
+    @property
+    def operations(self) -> int:
+        """Operations of one evaluation of the density, about."""
+        return int(self.register.computed) + self.additions
+
     def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {n: jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for n, s in self.program.latents.items()}
 
