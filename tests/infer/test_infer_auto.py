@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import known
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -13,7 +14,7 @@ from fake import bimodal, correlated_gaussian
 
 import marginalia as mg
 from marginalia import infer
-from marginalia.infer import auto, modes, nuts
+from marginalia.infer import auto, ensemble, modes, nuts
 from marginalia.infer.options import NUTS, Auto
 
 
@@ -66,6 +67,17 @@ def test_modes_far_apart_are_visited_as_often_as_they_deserve(all_begin_at_one_m
     assert result.info["choice"].endswith("its proposals fit, and visit each mode as often as it deserves.")
     assert _share(result, 0.3) < 4
     assert result.findings == ()
+
+
+def test_smc_that_would_take_too_long_is_given_up_and_the_chains_are_kept(all_begin_at_one_mode, monkeypatch):
+    monkeypatch.setattr(auto, "_fits", lambda weighed, tried: False)
+    monkeypatch.setattr(auto, "MOST_WORK", 2e7)
+    monkeypatch.setattr(ensemble, "jumps_between", lambda weighed, evaluate: None)
+    marginal = mg.marginalize(known.two_modes, np.array(known.SEEN))
+    result = infer.run(marginal, Auto(starts=16, draws=200, tune=100), random_seed=1, progressbar=False)
+    assert result.method == "nuts"
+    assert "NUTS missed a mode; SMC was given up at temperature " in result.info["choice"]
+    assert "2 modes of comparable weight" in result.findings[0]
 
 
 @pytest.mark.slow

@@ -156,3 +156,28 @@ def test_systematic_resampling_gives_each_point_its_share():
     counts = np.bincount(smc.systematic(weights, np.random.default_rng(1)), minlength=50)
     assert counts.sum() == 50
     assert np.all(np.abs(counts - 50 * weights) < 1)
+
+
+def test_how_many_temperatures_are_to_come_is_told_from_how_fast_they_rise():
+    halving = [0.0, *(2.0 ** np.arange(-30, -9))]
+    assert smc._stages_left(halving) == pytest.approx(10)
+    assert smc._stages_left([*halving, 1.0]) == 0
+    assert smc._stages_left([0.0, 1e-9]) == np.inf
+    crawling = [0.0, *(1e-6 * 1.001 ** np.arange(60))]
+    assert smc._stages_left(crawling) == pytest.approx(-np.log(crawling[-1]) / np.log(1.001))
+
+
+def test_temperatures_that_hardly_rise_are_an_error_and_no_road_without_an_end(monkeypatch):
+    monkeypatch.setattr(smc, "next_rise", lambda likelihood, most, target: 1e-9)
+    marginal = mg.marginalize(known.two_modes, np.array(known.SEEN))
+    with pytest.raises(
+        FitError, match=r"far: more than 1000 temperatures would be needed\. Got at temperature 6\.2e-08"
+    ):
+        run(marginal, mg.SMC(draws=50, chains=1), random_seed=1, progressbar=False)
+
+
+def test_points_that_hardly_move_are_said(monkeypatch):
+    monkeypatch.setattr(smc, "correlation", lambda before, after: 0.9)
+    marginal = mg.marginalize(known.two_modes, np.array(known.SEEN))
+    findings = run(marginal, mg.SMC(draws=50, chains=2, moves=3), random_seed=1, progressbar=False).findings
+    assert any(said.startswith("The points moved slowly: after 3 moves at the last temperature") for said in findings)

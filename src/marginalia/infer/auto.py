@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from marginalia.errors import FitError
-from marginalia.infer import ensemble, laplace, modes, nuts, smc
+from marginalia.infer import check, ensemble, laplace, modes, nuts, smc
 from marginalia.infer.checkpoint import NOWHERE, Checkpoint
 from marginalia.infer.chees import Stepper
 from marginalia.infer.densities import FEW_DATA, Densities
@@ -49,7 +49,8 @@ MOST_MOVED = 50  # parameters of the ensemble, whose metric is dense
 MOST_WORK = 3e10  # operations, gradients times the work of one, that SMC or a prolonged NUTS may take: half a minute
 LEAST_EFFICIENCY = 0.1
 USUAL_EFFICIENCY = 0.25  # below it, more proposals are made, to give as many effective draws
-MORE_POINTS = 4  # times as many, where SMC's points were too few
+MORE_POINTS = 4  # times as many, where SMC's points or Laplace's proposals were too few
+HOPELESS_RHAT = 1.1  # of Laplace's chains: four times the proposals would not do
 NAMES = {"laplace": "Laplace", "ensemble": "the ensemble", "nuts": "NUTS", "smc": "SMC"}
 MOST_BY_ENSEMBLE = 4000  # draws a chain: where these are too few, NUTS needs fewer gradients
 TUNE_ENSEMBLE = 300  # steps: its metric begins with the curvature at the mode
@@ -98,13 +99,9 @@ def run(
     reasons: list[str] = []
     result = None
     if proposal and tried and (many or some) and _fits(weighed, tried):
-        more = max(1, int(np.ceil(USUAL_EFFICIENCY / tried.efficiency)))
-        chosen = Laplace(options.draws * more, options.chains, starts=options.starts)
-        kept = checkpoint.part("laplace")
-        result = laplace.sample(problem, chosen, weighed, proposal, tried, densities, rng, progress, kept)
-        if result.findings and not result.info["interrupted"]:
+        result = _by_laplace(problem, options, weighed, proposal, tried, densities, rng, progress, checkpoint)
+        if result is None:
             measured.append("Laplace did not pass the checks")
-            result = None
         else:
             reasons.append("its proposals fit" + (", and visit each mode as often as it deserves" if some else ""))
     if result is None and chains and weighed.comparable:
@@ -134,6 +131,31 @@ def run(
         "seconds_starts": seconds_starts,
     }
     return dataclasses.replace(result, info=info)
+
+
+def _by_laplace(
+    problem: Problem,
+    options: Auto,
+    weighed: modes.Modes,
+    proposal: laplace.Proposal,
+    tried: laplace.Pilot,
+    densities: Densities,
+    rng: np.random.Generator,
+    progress: Progress,
+    checkpoint: Checkpoint,
+) -> Result | None:
+    """Laplace's result, with more proposals where the first are too few; None where anything else is found in it."""
+    draws = options.draws * max(1, int(np.ceil(USUAL_EFFICIENCY / tried.efficiency)))
+    while True:
+        chosen = Laplace(draws, options.chains, starts=options.starts)
+        own, kept = rng.spawn(1)[0], checkpoint.part(f"laplace{draws}")
+        result = laplace.sample(problem, chosen, weighed, proposal, tried, densities, own, progress, kept)
+        if not result.findings or result.info["interrupted"]:
+            return result
+        doubt = check.doubt(problem.one_labelling(result.draws, result.stats["lp"]))
+        draws *= MORE_POINTS
+        if not doubt.any or doubt.worst_rhat > HOPELESS_RHAT or draws > options.max_draws:
+            return None
 
 
 def _by_ensemble(
