@@ -170,8 +170,6 @@ def matrix(cases: dict[str, Case]) -> list:
             marks = [pytest.mark.xdist_group(name)]
             if (law in DEAR and place % 3) or (case.quick and law is marginals and place % 2):
                 marks.append(pytest.mark.slow)
-            if law.__name__ in case.open:
-                marks.append(pytest.mark.xfail(reason=case.open[law.__name__], raises=AssertionError, strict=True))
             rows.append(pytest.param(name, law, id=f"{name}-{law.__name__}", marks=marks))
     return rows
 

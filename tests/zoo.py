@@ -7,7 +7,7 @@ latents. All that a law needs to know about a case stands in `Case`; a law never
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,6 @@ class Case:
     per_row: str | None = None  # the observed site with one independent unit per row; its discretes permute along
     units: Callable[..., Sequence[Mapping[str, Any]]] | None = None  # independent units that are not rows
     sums: bool = True  # log p(observed | params) is the density less the continuous priors
-    open: Mapping[str, str] = field(default_factory=dict)  # laws that fail, each with its reason
     grows: bool = True  # the model takes any number of rows
     quick: bool = False  # one of very many alike: density, gradient and marginals only
     may_refuse: bool = False  # served or refused, never wrong
@@ -173,11 +172,7 @@ def zero_inflated(y):
         numpyro.sample("y", dist.Poisson(jnp.where(z == 1, 0.0, rate)), obs=y)
 
 
-@row_model(
-    args=(np.array([4, 3, 1, 7]),),
-    params={"pi": 0.3, "rate": 2.3},
-    open={"gradient": "the program's own derivative is 0 times infinity at z = 1; its weight of 0 cannot undo it"},
-)
+@row_model(args=(np.array([4, 3, 1, 7]),), params={"pi": 0.3, "rate": 2.3})
 def impossible_without_derivative(y):
     """z = 1 is impossible in every row, and its log-density has the derivative 0 times infinity."""
     pi = numpyro.sample("pi", dist.Beta(1, 1))

@@ -18,6 +18,8 @@ from marginalia.data_checks import check_arguments, check_observed
 from marginalia.errors import Refusal, compose
 from marginalia.jaxpr.device import owned
 from marginalia.jaxpr.known import known_values
+from marginalia.jaxpr.ranges import Maybe, Range, range_of_array
+from marginalia.jaxpr.slopes import with_finite_slopes
 from marginalia.lanes.loops import dependencies
 from marginalia.parameters import checked_parameters
 from marginalia.survey import Survey, bounds_from_parents, listed, refuse_support_from_discretes, survey
@@ -305,7 +307,19 @@ def _density(
     if len(closed.jaxpr.outvars) > len(terms):
         whole_program = core.jaxpr_as_fun(closed)
         closed = jax.make_jaxpr(lambda *values: whole_program(*values)[: len(terms)])(*floats, *whole)
-    return closed, tuple(found)
+    ranges: list[Maybe] = [_range_of_support(latent.support) for latent in latents.values()]
+    ranges += [range_of_array(discrete.values) for discrete in discretes.values()]
+    return with_finite_slopes(closed, ranges), tuple(found)
+
+
+def _range_of_support(support: Any) -> Range:
+    """Between which numbers a latent lies; its bounds are not reached."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if support is dist.constraints.simplex:
+        return Range(0.0, 1.0)
+    low, high = getattr(support, "lower_bound", -np.inf), getattr(support, "upper_bound", np.inf)
+    return Range(float(np.min(low)), float(np.max(high)))
 
 
 def _largest(fn: Any) -> Any:

@@ -33,3 +33,15 @@ def inner_program(equation: Any) -> core.ClosedJaxpr | None:
         if isinstance(inner, core.ClosedJaxpr) and len(inner.jaxpr.invars) == len(equation.invars):
             return inner
     return None
+
+
+def scan_counts(equation: Any) -> tuple[int, int]:
+    """Numbers of constants and carried values of a scan; read off the shapes, since JAX's parameters for them change.
+
+    What is scanned over, and what is collected, has one axis more outside the loop than inside.
+    """
+    body = equation.params["jaxpr"].jaxpr
+    scanned = sum(len(o.aval.shape) > len(i.aval.shape) for o, i in zip(equation.invars, body.invars, strict=True))
+    collected = sum(len(o.aval.shape) > len(i.aval.shape) for o, i in zip(equation.outvars, body.outvars, strict=True))
+    carried = len(equation.outvars) - collected
+    return len(equation.invars) - scanned - carried, carried

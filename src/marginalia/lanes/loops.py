@@ -20,6 +20,7 @@ import numpy as np
 from jax.extend import core
 
 from marginalia.jaxpr import constants
+from marginalia.jaxpr.calls import scan_counts
 from marginalia.jaxpr.known import Lazy
 from marginalia.lanes.interpret import Node, call, force, generic, known_outputs, run_closed
 from marginalia.lanes.structure import concatenate, on_axes, slice_value
@@ -53,7 +54,7 @@ def scan(equation: Any, nodes: list[Node]) -> list[Node]:
         known = known_outputs(equation, values)
         arrays = constants.bind(equation.primitive, equation.params, *[materialize(v).array for v in values])
         return [plain(a, known[i] if known else None) for i, a in enumerate(arrays)]
-    n_constants, n_carry = _counts(equation)
+    n_constants, n_carry = scan_counts(equation)
     loop = Loop(
         equation.params["jaxpr"],
         equation.params["length"],
@@ -68,18 +69,6 @@ def scan(equation: Any, nodes: list[Node]) -> list[Node]:
     if loop.length > MAX_UNROLLED:
         return list(generic(equation, values))
     return list(_step_by_step(loop))
-
-
-def _counts(equation: Any) -> tuple[int, int]:
-    """Numbers of constants and carried values; read off the shapes, since JAX's parameters for them change.
-
-    What is scanned over, and what is collected, has one axis more outside the loop than inside.
-    """
-    body = equation.params["jaxpr"].jaxpr
-    scanned = sum(len(o.aval.shape) > len(i.aval.shape) for o, i in zip(equation.invars, body.invars, strict=True))
-    collected = sum(len(o.aval.shape) > len(i.aval.shape) for o, i in zip(equation.outvars, body.outvars, strict=True))
-    carried = len(equation.outvars) - collected
-    return len(equation.invars) - scanned - carried, carried
 
 
 def _step_by_step(loop: Loop) -> list[Value]:
