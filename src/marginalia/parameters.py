@@ -33,35 +33,50 @@ class Pending:
     check: Callable[[Any], None]
 
 
+_thread = threading.local()
+_lock = threading.Lock()
+_readers = 0
+
+
 @contextmanager
 def checked_parameters() -> Iterator[list[Pending]]:
     """Check the parameters of all distributions that this thread makes; those under trace come in the list."""
+    global _readers
     pending: list[Pending] = []
-    thread, trace = threading.get_ident(), get_opaque_trace_state(convention="flax")
-
-    def make(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if threading.get_ident() != thread:
-            return None
-        if cls.validate_args is not Distribution.validate_args or cls.__new__ is not object.__new__:
-            return None  # it has its own way to be checked or made
-        for other in tuple(COERCIONS):  # a handler that makes something else of distributions has its turn
-            if not hasattr(other, "checks") and (made := other(cls, args, kwargs)) is not None:
-                return made
-        fn = cls.__new__(cls)
-        fn.validate_args = functools.partial(_validate, fn, _not_given(cls, args, kwargs), pending, trace)
-        try:
-            fn.__init__(*args, **kwargs)
-        finally:
-            del fn.validate_args
-        return fn
-
-    make.checks = True  # type: ignore[attr-defined]  # one program may be read inside another
-    # First in the list, so that handlers that take theirs off its end find it there.
-    COERCIONS.insert(0, make)
+    readings = _thread.__dict__.setdefault("readings", [])  # one program may be read inside another
+    with _lock:
+        _readers += 1
+        if _readers == 1:
+            # First in the list, so that handlers that take theirs off its end find it there.
+            COERCIONS.insert(0, _make)
+    readings.append((pending, get_opaque_trace_state(convention="flax")))
     try:
         yield pending
     finally:
-        COERCIONS.remove(make)
+        readings.pop()
+        with _lock:
+            _readers -= 1
+            if _readers == 0:
+                COERCIONS.remove(_make)
+
+
+def _make(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A distribution checked here, where this thread reads a program."""
+    readings = getattr(_thread, "readings", None)
+    if not readings:
+        return None
+    if cls.validate_args is not Distribution.validate_args or cls.__new__ is not object.__new__:
+        return None  # it has its own way to be checked or made
+    for other in tuple(COERCIONS):  # a handler that makes something else of distributions has its turn
+        if other is not _make and (made := other(cls, args, kwargs)) is not None:
+            return made
+    fn = cls.__new__(cls)
+    fn.validate_args = functools.partial(_validate, fn, _not_given(cls, args, kwargs), *readings[-1])
+    try:
+        fn.__init__(*args, **kwargs)
+    finally:
+        del fn.validate_args
+    return fn
 
 
 def _not_given(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:

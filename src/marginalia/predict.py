@@ -16,8 +16,8 @@ from marginalia.distributions import GIVEN, INVERTED, LISTED, WALKED, find_densi
 from marginalia.errors import DataError, FitError, MarginaliaWarning, compose
 from marginalia.infer.bridge import refuse_improper
 from marginalia.ondraws import Params, count, flatten
-from marginalia.parameters import checked_parameters
 from marginalia.precision import float64
+from marginalia.running import running
 from marginalia.tidy import array, site_dims
 
 if TYPE_CHECKING:
@@ -176,9 +176,9 @@ class _Forward:
 
     def _once(self, key: Any, one: Params) -> tuple[dict[str, Any], dict[str, Any], Any]:
         # Raw bits become a key here, whatever generator the user has set as JAX's default.
-        seeded = handlers.seed(self._program.model, jax.random.wrap_key_data(key, impl="threefry2x32"))
-        seeded = handlers.substitute(seeded, data=one)
-        with watching_integrals() as seen, checked_parameters():
+        with watching_integrals() as seen, running():
+            seeded = handlers.seed(self._program.model, jax.random.wrap_key_data(key, impl="threefry2x32"))
+            seeded = handlers.substitute(seeded, data=one)
             trace = handlers.trace(handlers.uncondition(seeded)).get_trace(*self._args, **self._kwargs)
         samples = {n: s for n, s in trace.items() if s["type"] == "sample"}
         _same_shapes(samples, one)

@@ -21,7 +21,7 @@ from marginalia.jaxpr.known import known_values
 from marginalia.jaxpr.ranges import Maybe, Range, range_of_array
 from marginalia.jaxpr.slopes import with_finite_slopes
 from marginalia.lanes.loops import dependencies
-from marginalia.parameters import checked_parameters
+from marginalia.running import running
 from marginalia.survey import Survey, bounds_from_parents, listed, refuse_support_from_discretes, survey
 from marginalia.tracing import OnRows, is_discrete, peel, run_model
 
@@ -152,7 +152,7 @@ class Program:
                 return visit(site["name"], site["fn"].support)
             return None
 
-        with checked_parameters(), handlers.seed(rng_seed=0), handlers.substitute(substitute_fn=choose):
+        with running(), handlers.seed(rng_seed=0), handlers.substitute(substitute_fn=choose):
             self.model(*self.args, **self.kwargs)
 
     def prior(self, key: Any, *, instead: Callable[[Any, Any], Any] | None = None) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Program:
             return None
 
         with (
-            checked_parameters(),
+            running(),
             handlers.trace() as sites,
             handlers.substitute(substitute_fn=choose),
             handlers.seed(rng_seed=key),

@@ -105,7 +105,7 @@ def refuse_support_from_discretes(
 
     def bounds(states: list[Any], latents: list[Any]) -> list[Any]:
         values = dict(zip([*names, *others], [*states, *latents], strict=True))
-        with handlers.trace() as trace, reading(), handlers.seed(rng_seed=0), handlers.substitute(data=values):
+        with reading(), handlers.trace() as trace, handlers.seed(rng_seed=0), handlers.substitute(data=values):
             model(*args, **kwargs)
         return [jnp.asarray(leaf) for leaf in jax.tree.leaves(trace[name]["fn"].support)]
 
@@ -141,7 +141,7 @@ def bounds_from_parents(
     def bounds(parents: list[Any], latents: list[Any]) -> list[Any]:
         values = dict(zip([*discretes, *reals], [*parents, *latents], strict=True))
         seed = handlers.seed(rng_seed=0)
-        with handlers.trace() as trace, reading(), seed, Placeholder(), handlers.substitute(data=values):
+        with reading(), handlers.trace() as trace, seed, Placeholder(), handlers.substitute(data=values):
             model(*args, **kwargs)
         found: dict[tuple[str, ...], Any] = {}
         base, _ = peel(trace[name]["fn"])
@@ -170,7 +170,7 @@ def survey(
             places[place] = (np.asarray(value),)
 
     def run() -> list[Any]:
-        with handlers.trace() as trace, reading() as pending, handlers.seed(rng_seed=0), Placeholder(), AnyRows({}):
+        with reading() as pending, handlers.trace() as trace, handlers.seed(rng_seed=0), Placeholder(), AnyRows({}):
             model(*args, **kwargs)
         for i, parameter in enumerate(pending):
             put(("parameter", str(i)), parameter.value)

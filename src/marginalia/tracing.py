@@ -16,8 +16,9 @@ from numpyro import handlers
 from numpyro.primitives import Messenger
 
 from marginalia.errors import DataError, ModelError, Refusal, compose
-from marginalia.parameters import Pending, checked_parameters
+from marginalia.parameters import Pending
 from marginalia.places import user_frame
+from marginalia.running import running
 
 
 class _Watch(Messenger):
@@ -86,7 +87,7 @@ def run_model(
 ) -> dict[str, dict[str, Any]]:
     """Run a program under trace with values put in, its failures told in the user's words."""
     seed = handlers.seed(rng_seed=0 if key is None else key)
-    with handlers.trace() as sites, reading(), seed, handlers.substitute(data=dict(values)):
+    with reading(), handlers.trace() as sites, seed, handlers.substitute(data=dict(values)):
         model(*args, **kwargs)
     return dict(sites)
 
@@ -96,7 +97,7 @@ def reading() -> Iterator[list[Pending]]:
     """Tell the failures of a program in the user's words; gives what is to be checked of its parameters later."""
     watch = _Watch()
     try:
-        with watch, checked_parameters() as pending:
+        with running() as pending, watch:
             yield pending
     except jax.errors.ConcretizationTypeError as error:
         raise _explain_python_use(error, watch) from error

@@ -76,7 +76,7 @@ class _Watch(Messenger):
 
 @contextmanager
 def _watched(see: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    with handlers.trace(), reading(), _Watch(see), handlers.seed(rng_seed=0), Placeholder(), AnyRows({}):
+    with reading(), handlers.trace(), _Watch(see), handlers.seed(rng_seed=0), Placeholder(), AnyRows({}):
         yield
 
 

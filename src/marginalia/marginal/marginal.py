@@ -22,6 +22,7 @@ from marginalia.marginal.recall import recall
 from marginalia.parameters import checked_parameters
 from marginalia.precision import float64
 from marginalia.program import Program, read
+from marginalia.widths import WideLoops
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -296,7 +297,13 @@ class Marginal:
 
         def marginal() -> None:
             hidden = handlers.block(hide_fn=lambda s: s["type"] == "sample" and s["name"] not in names)
-            with checked_parameters(), hidden, handlers.trace() as sites, handlers.substitute(substitute_fn=choose):
+            with (
+                checked_parameters(),
+                WideLoops(),
+                hidden,
+                handlers.trace() as sites,
+                handlers.substitute(substitute_fn=choose),
+            ):
                 program.model(*program.args, **program.kwargs)
             params = {name: sites[name]["value"] for name in names}
             own = sum(jnp.sum(_own_log_prob(sites[name])) for name in names)
