@@ -436,6 +436,16 @@ def expo_zero():
         sample("y", dist.Exponential(r * z), obs=np.exp(Y))
 
 
+@case(a=0.3)
+def complex_functions():
+    """Their real part may be negative where they have no pole."""
+    a = sample("a", dist.Normal(0, 1))
+    with numpyro.plate("o", 3):
+        z = sample("z", dist.Bernoulli(0.4))
+        m = jnp.sqrt(jnp.log(Y + z + 1j * jnp.exp(a))) / (Y + 1j * a)
+        sample("y", dist.Normal(m.imag + jnp.abs(m), 1), obs=Y)
+
+
 @pytest.mark.parametrize(("model", "params"), CASES)
 def test_a_state_or_branch_that_counts_for_nothing_leaves_the_slopes_alone(model, params):
     at = {name: np.asarray(value, float) for name, value in params.items()}

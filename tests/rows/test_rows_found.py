@@ -109,6 +109,22 @@ BY_ROWS["functions with derivatives of their own"] = (
     (LINE, np.abs(OTHER)),
 )
 
+
+def complex_numbers(p, data):
+    """On the way, from a parameter alone, from data alone, and of 64 bits."""
+    turned = jnp.exp(1j * p["a"]) * (data[0] + 1j * p["b"]) / (1.5 + 1j * data[1])
+    powers = jnp.sqrt(jnp.log(data[0] + 1j * jnp.exp(p["a"])))
+    return jnp.sum(jnp.abs(turned) + powers.imag * jnp.real(data[2] * p["mu"][0]))
+
+
+def nothing_in_each_row(p, data):
+    empty = data[0] - p["a"]
+    return jnp.sum(jnp.exp(data[1] * p["b"]) + jnp.sum(empty**2, -1) + jnp.prod(empty, -1))
+
+
+BY_ROWS["complex numbers"] = (complex_numbers, (LINE, OTHER, np.exp(1j * LINE).astype(np.complex64)))
+BY_ROWS["nothing in each row"] = (nothing_in_each_row, (np.zeros((N, 0)), LINE))
+
 WHOLE: dict[str, tuple[Function, tuple[Any, ...]]] = {
     "rows less rows": (
         lambda p, d: jnp.sum(jnp.exp((d[0] * p["a"])[:, None] - (d[1] * p["b"])[None, :])),

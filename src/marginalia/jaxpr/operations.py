@@ -46,9 +46,10 @@ _TRUTHS = frozenset({
 def range_of_operation(equation: Any, ranges: Sequence[Maybe]) -> list[Maybe]:
     """One range per output; that of an operation without a rule is finite where its operands are."""
     name = equation.primitive.name
-    if name == "convert_element_type" and np.dtype(equation.invars[0].aval.dtype).kind == "c":
-        return [None]
-    found = _of_one(equation, name, ranges)
+    if any(getattr(v.aval.dtype, "kind", "") == "c" for v in equation.outvars):
+        found = REAL if all(r is not None for r in ranges) else None  # of a complex number: that it is finite
+    else:
+        found = _of_one(equation, name, ranges)
     return [found] * len(equation.outvars)
 
 

@@ -167,6 +167,8 @@ class _Reading:
     def _doubts(self, equation: Any, inputs: list[Held]) -> bool:
         """Whether a slope of this operation may be infinite or no number."""
         name = equation.primitive.name
+        if any(getattr(v.aval.dtype, "kind", "") == "c" for v in equation.invars):
+            return False  # poles of complex functions are left as JAX has them
         infinite = [h.range is None for h in inputs]
         if name in ("mul", "dot_general"):
             return (inputs[0].moves and infinite[1]) or (inputs[1].moves and infinite[0])

@@ -337,7 +337,8 @@ def _reduce(reading: Reading, equation: Any, values: list[Held]) -> list[Held]:
     gone = {i for axis in axes for i in _places(value, axis)}
     atoms = value.atoms
     row = next((i for i in gone if atoms[i] == ROWS), None)
-    if reading.forms and name == "reduce_sum" and value.form is not None and gone and row is None:
+    some = all(value.held())  # a sum of nothing is nothing to contract
+    if reading.forms and name == "reduce_sum" and value.form is not None and gone and row is None and some:
         contracted = contract(reading, value, axes)
         if contracted is not None:
             return [contracted]

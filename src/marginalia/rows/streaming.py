@@ -423,9 +423,9 @@ def _summed(streamed: Streamed, one: RowSum, crossing: Sequence[Held], blocks: t
     @total.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         found, slopes = either(value_and_slopes, *primals)
-        pushed = sum(
-            (jnp.sum(slope * tangents[0][i]) for i, slope in zip(moving, slopes, strict=True)), jnp.zeros_like(found)
-        )
+        # What the sum gains along a complex number is the real part of its slope times the change.
+        gains = (jnp.real(jnp.sum(slope * tangents[0][i])) for i, slope in zip(moving, slopes, strict=True))
+        pushed = sum(gains, jnp.zeros_like(found))
         return found, pushed
 
     return total([jnp.asarray(v.array) for v in crossing], list(blocks), weights)

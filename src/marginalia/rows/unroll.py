@@ -126,6 +126,8 @@ def unroll(
     """
     if any(math.prod(b.shape[:-1]) > MOST_NUMBERS for b in block):
         return None
+    if any(0 in x.shape for x in (*arrays, *block)):
+        return None  # nothing to take one by one
     marked = [jax.ShapeDtypeStruct((*b.shape[:-1], MARK), b.dtype) for b in block]
     abstract = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
     program = flatten(jax.make_jaxpr(function)(abstract, marked))
