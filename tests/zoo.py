@@ -581,6 +581,35 @@ def no_children(y):
     numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
 
+@case(args=(Y4,), params={"p": 0.3, "q": [0.2, 0.7], "mu": [-0.5, 2.0]})
+def counts_that_no_data_reach(y):
+    """A replicate of a class that data reach, a state to come, and a count that hangs on that."""
+    p = numpyro.sample("p", dist.Beta(1, 1))
+    q = numpyro.sample("q", dist.Beta(1, 1).expand([2]))
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]))
+    with numpyro.plate("obs", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(p))
+        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y)
+    with numpyro.plate("replicates", 2):
+        numpyro.sample("count", dist.Binomial(2, q[z[:2]]))
+    later = numpyro.sample("later", dist.Bernoulli(q[z[3]]))
+    numpyro.sample("last", dist.BetaBinomial(1.0 + later, 2.0, 2))
+
+
+@case(args=(Y4,), params={"q": [0.2, 0.7], "mu": [-0.5, 2.0]}, may_refuse=True)
+def replicates_in_a_scan(y):
+    q = numpyro.sample("q", dist.Beta(1, 1).expand([2]))
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]))
+
+    def step(before, now):
+        z = numpyro.sample("z", dist.Bernoulli(q[before]))
+        numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=now)
+        numpyro.sample("count", dist.Bernoulli(1 - q[z]))
+        return z, None
+
+    scan(step, 0, y)
+
+
 @case(args=(Y4,), params={"mu": 0.7}, rows=(0,))
 def no_discretes(y):
     mu = numpyro.sample("mu", dist.Normal(0, 3))

@@ -32,6 +32,8 @@ def membership(engine: OnDraws, params: Params) -> dict[str, xr.DataArray]:
     size = count(params)
     if size * table_size(program) > WORK:
         params = thin(params, THINNED_DRAWS)
+    engine = engine.complete(params)
+    program = engine.program
     total: dict[str, np.ndarray] = {}
     for block in engine.posterior(params):
         for name, value in block.items():

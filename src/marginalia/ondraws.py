@@ -81,8 +81,18 @@ class OnDraws:
         with float64():
             return self.kernel.draw_prior(bits)
 
+    def complete(self, params: Params) -> OnDraws:
+        """The same with the discretes that no data reach too, as much of endless ones as the draws need."""
+        if not getattr(self.kernel, "unread", ()):
+            return self
+        complete = self.marginal.complete
+        return OnDraws(complete.covering(params) if complete.endless else complete)
+
     def posterior(self, params: Params) -> Iterator[dict[str, np.ndarray]]:
         """P(z = k | observed, params) block by block: `{discrete: (block, *site shape, K)}`."""
+        complete = self.complete(params)
+        if complete is not self:
+            return complete.posterior(params)
         return self._blocks(self._posterior, params)
 
     @cached_property

@@ -19,8 +19,8 @@ from marginalia.errors import Refusal, compose
 from marginalia.jaxpr.device import owned
 from marginalia.jaxpr.known import known_values
 from marginalia.jaxpr.ranges import Maybe, Range, range_of_array
+from marginalia.jaxpr.reads import dependencies
 from marginalia.jaxpr.slopes import with_finite_slopes
-from marginalia.lanes.loops import dependencies
 from marginalia.running import running
 from marginalia.survey import Survey, bounds_from_parents, listed, refuse_support_from_discretes, survey
 from marginalia.tracing import OnRows, is_discrete, peel, run_model
@@ -65,13 +65,18 @@ class Observed(Site):
 
 @dataclass(frozen=True)
 class Term:
-    """One array of log-probabilities: a site's, before its scale. `counts` means that none of them exceeds 0."""
+    """One array of log-probabilities: a site's, before its scale. `counts` means that none of them exceeds 0.
+
+    `adds_to_one` says of a discrete's own that over all its values, those beyond a cut included, the probabilities add
+    up to 1 whatever they depend on, and that no mask or scale changes this.
+    """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     scale: np.ndarray | float = 1.0
     counts: bool = False
+    adds_to_one: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +262,7 @@ def _density(
     survey: Survey,
 ) -> tuple[core.ClosedJaxpr, tuple[Term, ...]]:
     """Second pass: the jaxpr from latents and discretes to every site's elementwise log-probability."""
-    terms: list[tuple[str, str, tuple[int, ...], bool]] = []
+    terms: list[tuple[str, str, tuple[int, ...], bool, bool]] = []
     scales: list[Any] = []
     inner: list[int] = []
 
@@ -276,7 +281,8 @@ def _density(
             )
             # A latent's probabilities sum to no more than 1 unless they are masked.
             probability = is_discrete(site["fn"]) and (kind == "observed" or peel(site["fn"])[1] is None)
-            terms.append((name, kind, tuple(np.shape(outputs[-1])), probability))
+            whole = kind == "discrete" and site["scale"] is None and _adds_to_one(site["fn"])
+            terms.append((name, kind, tuple(np.shape(outputs[-1])), probability, whole))
             scales.append(site["scale"])
             # The axes of an event that is taken element by element come after those that a scale knows of.
             inner.append(site["fn"].event_dim - peel(site["fn"])[0].event_dim)
@@ -288,7 +294,7 @@ def _density(
     closed = jax.make_jaxpr(run)(floats, whole)
     extra = iter(known_values(closed)[len(terms) :])
     found: list[Term] = []
-    for (name, kind, shape, counts), scale, axes in zip(terms, scales, inner, strict=True):
+    for (name, kind, shape, counts, whole_), scale, axes in zip(terms, scales, inner, strict=True):
         if isinstance(scale, jax.core.Tracer):
             lazy = next(extra)
             if lazy is None:
@@ -303,7 +309,7 @@ def _density(
             scale = lazy.get()
         own = np.asarray(1.0 if scale is None else scale)
         own = own.reshape((*own.shape, *(1,) * axes)) if own.ndim else own
-        found.append(Term(name, kind, shape, own, counts))
+        found.append(Term(name, kind, shape, own, counts, whole_))
     if len(closed.jaxpr.outvars) > len(terms):
         whole_program = core.jaxpr_as_fun(closed)
         closed = jax.make_jaxpr(lambda *values: whole_program(*values)[: len(terms)])(*floats, *whole)
@@ -320,6 +326,34 @@ def _range_of_support(support: Any) -> Range:
         return Range(0.0, 1.0)
     low, high = getattr(support, "lower_bound", -np.inf), getattr(support, "upper_bound", np.inf)
     return Range(float(np.min(low)), float(np.max(high)))
+
+
+PROPER = (
+    dist.BernoulliProbs,
+    dist.BernoulliLogits,
+    dist.BinomialProbs,
+    dist.BinomialLogits,
+    dist.BetaBinomial,
+    dist.CategoricalLogits,
+    dist.DiscreteUniform,
+    dist.GammaPoisson,
+    dist.GeometricProbs,
+    dist.GeometricLogits,
+    dist.NegativeBinomial2,
+    dist.NegativeBinomialLogits,
+    dist.NegativeBinomialProbs,
+    dist.Poisson,
+    dist.ZeroInflatedPoisson,
+    dist.ZeroInflatedNegativeBinomial2,
+)
+"""Families whose probabilities add up to 1 at all parameters. Those of `CategoricalProbs` add up to what was given."""
+
+
+def _adds_to_one(fn: Any) -> bool:
+    fn, mask = peel(fn)
+    while isinstance(fn, dist.ExpandedDistribution):
+        fn = fn.base_dist
+    return mask is None and type(fn) in PROPER
 
 
 def _largest(fn: Any) -> Any:

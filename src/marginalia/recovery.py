@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marginalia.lanes.loops import dependencies
+from marginalia.jaxpr.reads import dependencies
 from marginalia.ondraws import OnDraws, count, flatten
 from marginalia.precision import float64
 from marginalia.tidy import array, site_dims

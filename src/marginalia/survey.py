@@ -17,7 +17,7 @@ from numpyro.distributions import constraints
 
 from marginalia.errors import DataError, ModelError, Refusal, compose
 from marginalia.jaxpr.known import known_values
-from marginalia.lanes.loops import dependencies
+from marginalia.jaxpr.reads import dependencies
 from marginalia.lanes.supports import bounds_over_parents
 from marginalia.parameters import Pending
 from marginalia.tracing import AnyRows, Placeholder, is_discrete, peel, reading

@@ -22,6 +22,7 @@ from jax.extend import core
 from marginalia.jaxpr import constants
 from marginalia.jaxpr.calls import scan_counts
 from marginalia.jaxpr.known import Lazy
+from marginalia.jaxpr.reads import dependencies
 from marginalia.lanes.interpret import Node, call, force, generic, known_outputs, run_closed
 from marginalia.lanes.structure import concatenate, on_axes, slice_value
 from marginalia.lanes.value import Value, insert_axis, materialize, plain, take
@@ -132,19 +133,6 @@ def _needed_carries(reads: list[set[int]], used: set[int], n_c: int, n_k: int) -
 
 def _stand_in(shape: tuple[int, ...]) -> Value:
     return Value(np.zeros((1,) * len(shape), bool), shape)
-
-
-def dependencies(jaxpr: core.Jaxpr) -> list[set[int]]:
-    """For every output of the body: which inputs it reads."""
-    reads: dict[Any, set[int]] = {v: {i} for i, v in enumerate(jaxpr.invars)}
-    for equation in jaxpr.eqns:
-        union: set[int] = set()
-        for atom in equation.invars:
-            if isinstance(atom, core.Var):
-                union |= reads.get(atom, set())
-        for v in equation.outvars:
-            reads[v] = union
-    return [reads.get(v, set()) if isinstance(v, core.Var) else set() for v in jaxpr.outvars]
 
 
 def _laned_carries(loop: Loop, reads: list[set[int]]) -> set[int]:

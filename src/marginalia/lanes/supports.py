@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marginalia.jaxpr.reads import dependencies
 from marginalia.lanes.interpret import force, run_closed
-from marginalia.lanes.loops import dependencies
 from marginalia.lanes.value import Lane, Value, materialize, plain
 
 

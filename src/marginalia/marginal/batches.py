@@ -19,8 +19,8 @@ import numpy as np
 from jax.extend import core
 
 from marginalia.errors import MarginaliaError, Refusal, compose
+from marginalia.jaxpr.reads import dependencies
 from marginalia.lanes.interpret import live_equations
-from marginalia.lanes.loops import dependencies
 from marginalia.marginal.kernel import Kernel
 from marginalia.precision import float64
 from marginalia.program import Program, Term, read

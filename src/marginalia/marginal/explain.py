@@ -15,6 +15,7 @@ from marginalia.rows.streaming import Streamed
 if TYPE_CHECKING:
     from marginalia.marginal.cut import Cuts
     from marginalia.marginal.kernel import Kernel
+    from marginalia.program import Site
 
 
 def explain(kernel: Kernel, cuts: Cuts) -> str:
@@ -24,25 +25,27 @@ def explain(kernel: Kernel, cuts: Cuts) -> str:
     lines = [
         f"Model {getattr(program.model, '__name__', 'model')}: "
         f"{_count(len(program.latents), 'continuous latent')} ({_count(numbers, 'number')}), "
-        f"{_count(len(program.discretes), 'discrete')}, {_count(len(program.observed), 'observed site')}."
+        f"{_count(len(kernel.whole_program.discretes), 'discrete')}, {_count(len(program.observed), 'observed site')}."
     ]
     lines += [
         f"Plate {name} draws {taken} of its {program.plates[name]} rows in each run; here all of them are used, and "
         f"mg.ADVI() takes {taken} a step."
         for name, taken in program.drawn.items()
     ]
-    if not program.discretes:
+    if not kernel.whole_program.discretes:
         lines.append("Nothing is summed out: the model has no discrete latents.")
         return "\n".join(lines)
     lines.append("Summed out exactly:")
     alike: dict[str, list[str]] = {}
     for i, (name, site) in enumerate(program.discretes.items()):
         low, high = site.values[0], site.values[-1]
-        size = " x ".join(f"{n} {d}" for n, d in zip(site.shape, site.dims, strict=True)) or "one value"
         states = f"{len(site.values)} states ({low} to {high})"
         if name in cuts.lost:
             states = f"{low}, {low + 1}, ... cut after {high}: {cuts.lost[name].words(cuts.most)}"
-        line = f"{size}, {states}; {strategy(kernel, i)}"
+        line = f"{_size(site)}, {states}; {strategy(kernel, i)}"
+        alike.setdefault(line, []).append(name)
+    for name in kernel.unread:
+        line = f"{_size(kernel.whole_program.discretes[name])}; reaches no data, so its probabilities add up to 1"
         alike.setdefault(line, []).append(name)
     for line, names in alike.items():
         who = ", ".join(names) if len(names) <= 4 else f"{names[0]}, ..., {names[-1]} ({len(names)} sites)"
@@ -59,6 +62,10 @@ def explain(kernel: Kernel, cuts: Cuts) -> str:
         count = math.prod(unit.shape)
         lines.append(f"Log-likelihood per unit: {unit.name}, {_count(count, 'independent unit')}.")
     return "\n".join(lines)
+
+
+def _size(site: Site) -> str:
+    return " x ".join(f"{n} {d}" for n, d in zip(site.shape, site.dims, strict=True)) or "one value"
 
 
 def _rows(kernel: Kernel) -> list[str]:

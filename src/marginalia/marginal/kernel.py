@@ -30,6 +30,7 @@ from marginalia.marginal.plan import Plan, make_plan
 from marginalia.marginal.semiring import Semiring, log_max, log_sum
 from marginalia.marginal.tabulate import Factor, Part, States, alike_terms, apart, part_of, summed_table, tabulate
 from marginalia.marginal.units import find_units
+from marginalia.marginal.unread import without_unread
 from marginalia.precision import float64
 from marginalia.program import Program
 from marginalia.rows.streaming import Streamed, Whole, stream
@@ -41,12 +42,21 @@ NO_TABLE = 2**62
 class Kernel:
     """Density, likelihood, memberships, draws and modes of one program, its discretes summed out."""
 
-    def __init__(self, program: Program, open_data: frozenset[int] = frozenset(), *, counting: bool = True):
+    def __init__(
+        self,
+        program: Program,
+        open_data: frozenset[int] = frozenset(),
+        *,
+        counting: bool = True,
+        complete: bool = False,
+    ):
         """`open_data` are places in `data` that will hold other values: nothing is decided by those of the program.
 
-        Without `counting` no sum of discretes becomes a discrete of its own.
+        Without `counting` no sum of discretes becomes a discrete of its own. A `complete` kernel also tabulates what no
+        data reach; any other leaves it out, and its `program` is one without.
         """
-        self.program = program
+        self.whole_program = program
+        self.program = program = program if complete else without_unread(program)
         self.open_data = open_data
         self.states = States.of(program)
         self.closed: tuple[Any, ...] = tuple(program.jaxpr.consts)
@@ -60,6 +70,19 @@ class Kernel:
             if open_data:
                 raise
             self._settle_by_rows(counting, refusal)
+
+    @property
+    def unread(self) -> list[str]:
+        """Discretes that no data reach, left out of `program`: all that reads them adds up to 1."""
+        return [name for name in self.whole_program.discretes if name not in self.program.discretes]
+
+    @functools.cached_property
+    def complete(self) -> Kernel:
+        """The kernel of all discretes, for what is asked of those that no data reach; itself where there are none."""
+        if not self.unread:
+            return self
+        with bounds.under(self.limits), float64():
+            return Kernel(self.whole_program, self.open_data, complete=True)
 
     def _settle_by_rows(self, counting: bool, refusal: Refusal) -> None:
         """Tables too large to be held whole may yet be summed in blocks of rows; what else is refused stays so."""
@@ -245,7 +268,10 @@ class Kernel:
         return self._eliminate(params, data, log_sum, unary).log_z
 
     def posterior(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
-        """{site: site shape + (K,)}: P(z = k | observed, params), the gradient of log Z."""
+        """{site: site shape + (K,)}: P(z = k | observed, params), the gradient of log Z.
+
+        Of the discretes of `program`; for those that no data reach ask `complete`.
+        """
         if not self.states.names:
             return {}
         widest = int(self.states.sizes.max())
@@ -271,7 +297,18 @@ class Kernel:
         return result
 
     def sample(self, params: Mapping[str, Any], data: Any, key: Any) -> dict[str, Any]:
-        """A joint draw of all discretes given the observed and the parameters."""
+        """A joint draw of all discretes given the observed and the parameters.
+
+        What no data reach is drawn from its own distribution, given the others.
+        """
+        if self.unread:
+            key, own = jax.random.split(key)
+            drawn = self._sample_read(params, data, key)
+            sites = self.whole_program.trace({**params, **drawn}, own)
+            return {n: drawn[n] if n in drawn else sites[n]["value"] for n in self.whole_program.discretes}
+        return self._sample_read(params, data, key)
+
+    def _sample_read(self, params: Mapping[str, Any], data: Any, key: Any) -> dict[str, Any]:
         eliminated = self._eliminate(params, data, log_sum)
 
         def choose(table: Any, place: tuple[Any, ...]) -> Any:
@@ -281,7 +318,7 @@ class Kernel:
         return self._values(go_back(self.plan, eliminated, choose))
 
     def mode(self, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
-        """The jointly most probable values of all discretes."""
+        """The jointly most probable values of the discretes of `program`; of all of them, those of `complete`."""
         eliminated = self._eliminate(params, data, log_max)
         return self._values(go_back(self.plan, eliminated, lambda table, _: jnp.argmax(table, axis=0)))
 

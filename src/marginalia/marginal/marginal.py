@@ -77,8 +77,13 @@ class Marginal:
 
     @property
     def endless(self) -> bool:
-        """Whether some discrete has no largest value, so that its support is cut."""
-        return any(d.endless for d in self.program.discretes.values())
+        """Whether some discrete that data reach has no largest value, so that its support is cut."""
+        return any(d.endless for d in self.kernel.program.discretes.values())
+
+    @functools.cached_property
+    def complete(self) -> Marginal:
+        """The marginal of all discretes, for the probabilities of those that no data reach; itself without such."""
+        return Marginal(self.program, self.kernel.complete) if self.kernel.unread else self
 
     def __repr__(self) -> str:
         discretes = ", ".join(self.program.discretes) or "none"
@@ -90,7 +95,7 @@ class Marginal:
     def rebind(self, *args: Any, **kwargs: Any) -> Marginal:
         """The same model on other data."""
         if not self.endless:
-            return marginalize(self.program.model, *args, **kwargs)
+            return marginalize(self.program.model, *args, **kwargs)  # what no data reach is cut when it is asked for
         kept = {name: len(d.values) for name, d in self.program.discretes.items() if d.endless}
         with float64():
             return Marginal(read(self.program.model, args, kwargs, kept))
@@ -110,7 +115,9 @@ class Marginal:
     def _wider(self, cuts: dict[str, int]) -> Marginal:
         program = self.program
         with bounds.under(self.kernel.limits):
-            return Marginal(read(program.model, program.args, program.kwargs, cuts))
+            wider = read(program.model, program.args, program.kwargs, cuts)
+            # A complete marginal stays one.
+            return Marginal(wider, Kernel(wider, complete=len(self.kernel.program.discretes) == len(program.discretes)))
 
     def covering(self, params: Mapping[str, Any]) -> Marginal:
         """This marginal, or one that keeps more values of its endless discretes, as far as `params` need them.
@@ -144,10 +151,12 @@ class Marginal:
         """Become the wider marginal that `covering` gave."""
         if other is not self:
             self.program, self.kernel, self.cuts = other.program, other.kernel, other.cuts
-            for cached in ("_compiled", "_lost", "_pairs"):
+            for cached in ("_compiled", "_lost", "_pairs", "complete"):
                 self.__dict__.pop(cached, None)
 
     def _call(self, verb: str, params: Mapping[str, Any], *extra: Any) -> Any:
+        if verb in ("posterior", "mode") and self.kernel.unread:
+            return self.complete._call(verb, params, *extra)
         with float64():
             values = self._checked(params)
             if any(isinstance(v, jax.core.Tracer) for v in values.values()):
@@ -230,6 +239,8 @@ class Marginal:
         >>> marginal.pairwise(params, "z").sum(0)            # expected transition counts, (K, K)
         >>> marginal.pairwise(params, "row", "column")
         """
+        if self.kernel.unread:
+            return self.complete.pairwise(params, first, second, lag=lag, axis=axis)
         with float64():
             values = self._checked(params)
             if any(isinstance(v, jax.core.Tracer) for v in values.values()):

@@ -72,7 +72,7 @@ def verify(
     """
     with float64():
         marginal = model if isinstance(model, Marginal) else marginalize(model, *args, **kwargs)
-        kernel = marginal.kernel
+        kernel = marginal.kernel.complete
         sizes = kernel.states.sizes
         complete = math.prod(int(k) for k in sizes) <= max_states
         params, held = _finite_point(kernel, seed)
