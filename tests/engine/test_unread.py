@@ -35,6 +35,13 @@ def test_an_endless_count_that_no_data_reach_is_exact_at_any_rate():
     ]
     assert float(marginal.log_density(params)) == pytest.approx(np.logaddexp(*joint), rel=1e-12)
     assert "count: one value; reaches no data, so its probabilities add up to 1" in marginal.explain()
+
+
+@pytest.mark.slow
+def test_an_endless_count_that_no_data_reach_is_given_back_with_all_the_values_it_needs():
+    marginal = mg.marginalize(rates_and_a_count, Y)
+    params = {"rate": 205.0}
+    joint = [np.log(p) + stats.norm.logpdf(Y, 205.0 + 100.0 * z, 10.0).sum() for z, p in enumerate([0.6, 0.4])]
     found = marginal.posterior(params)
     weight = np.exp(joint[1] - np.logaddexp(*joint))
     assert found["high"] == pytest.approx([1 - weight, weight], rel=1e-9)
