@@ -89,7 +89,11 @@ def _observed(engine: OnDraws) -> tuple[str, np.ndarray]:
     ((name, site),) = observed.items()
     value = np.asarray(site.value)
     if value.ndim not in (1, 2) or (value.ndim == 2 and value.shape[1] > 2) or len(value) < 2:
-        raise _refuse("the density is drawn in one or two dimensions", expected="(N,) or (N, 2)", got=str(value.shape))
+        raise _refuse(
+            "the density is drawn in one or two dimensions",
+            expected="at least two rows, (N,) or (N, 2)",
+            got=str(value.shape),
+        )
     return name, value
 
 
@@ -141,9 +145,10 @@ def _likelihood(on_grid: OnDraws, params: Params, rows: int) -> tuple[str, np.nd
     parts: list[np.ndarray] = []
     for block in on_grid.log_likelihood(params):
         ((unit, value), *more) = block.items()
-        if more or value.shape[1:] != (rows,):
+        # A single column stays an axis of the unit.
+        if more or value.shape[1:] not in ((rows,), (rows, 1)):
             raise _refuse("the rows are not independent of each other, given the parameters")
-        parts.append(value)
+        parts.append(value.reshape(len(value), rows))
     return unit, np.concatenate(parts)
 
 
@@ -151,6 +156,6 @@ def _check_rows(engine: OnDraws, params: Params, unit: str, found: np.ndarray, r
     few = thin(params, 3)
     index = np.linspace(0, count(params) - 1, count(few)).round().astype(int)
     # With many rows one block does not hold these draws.
-    parts = [block[unit][:, rows] for block in engine.log_likelihood(few) if unit in block]
+    parts = [block[unit][:, rows].reshape(-1, len(rows)) for block in engine.log_likelihood(few) if unit in block]
     if not parts or not np.allclose(np.concatenate(parts), found[index], rtol=1e-6, atol=1e-8):
         raise _refuse("the density of a row depends on the other rows, so it is not one curve")

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marginalia import compare, labels, store, tidy
+from marginalia import compare, labels, store, tidy, verdict
 from marginalia import membership as memberships
 from marginalia import predict as prediction
 from marginalia.density import density
 from marginalia.errors import FitError, MarginaliaWarning, OptionError, compose
 from marginalia.evidence import LogEvidence, evidence_of
-from marginalia.infer import Mode, Result, Starts, check, judge, options_from, run
+from marginalia.infer import Mode, Result, Starts, options_from, run
 from marginalia.infer.options.meant import refuse_misplaced
 from marginalia.marginal import Marginal, marginalize
 from marginalia.marginal.marginal import recalled
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 PREDICTIONS_AT_MODE = 1000
 SUMMARISED = 100  # numbers of one deterministic site that a table still has rows for
 PAIRED_DRAWS = 1000
-SEVERAL_MODES = 1.2  # R-hat of relabelled draws above which chains sit in different places
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -280,9 +279,13 @@ def fit(
     With `checkpoint`, a path, the state of the run is kept there, from inside warm-up too: after a kill or an
     interrupt the same call goes on and ends in byte-identical draws, and once complete it gives them at once.
 
+    An interrupt (Ctrl-C) ends the run with what there is: the draws so far, or else the mode that the run was to begin
+    from, or points; `status` says which, and what it is worth.
+
     Raises:
         OptionError: The method or an option is not one, or the checkpoint is of other options or another seed.
         DataError, ModelError, Refusal: The program or the data cannot be used; the message says why.
+        KeyboardInterrupt: Stopped by the user before there was anything to keep.
     """
     options = options_from(method)
     if isinstance(model, Marginal):
@@ -312,10 +315,17 @@ def fit(
         )
         if (covering := _covering(marginal, result)) is marginal:
             break
+        if result.info.get("interrupted"):
+            result = dataclasses.replace(result, findings=(*result.findings, verdict.CUT))
+            break
         # What was cut off an endless support matters at some draw: once more with more of it.
         marginal, again = covering, again + 1
         own = None if checkpoint is None else f"{checkpoint}.{again}"
-    found = finish(marginal, result, engine)
+    try:
+        found = finish(marginal, result, engine)
+    except KeyboardInterrupt:
+        stopped = verdict.unfinished(result)
+        found = _fit_of(marginal, stopped, engine, stopped.draws, stopped.findings, (), (), {})
     if found.status:
         warnings.warn(MarginaliaWarning(" ".join(found.status)), stacklevel=2)
     return found
@@ -352,10 +362,26 @@ def finish(marginal: Marginal, result: Result, engine: OnDraws | None = None) ->
         lp = np.asarray(result.stats.get("lp", np.zeros((chains, length))))
         relabelled = labels.relabel(engine, draws, lp, families)
         draws = relabelled.draws
-        status = _checked_again(result, draws)
-        notes = _words(relabelled)
+        status = verdict.checked_again(result, draws)
+        notes = verdict.words(relabelled)
     if "choice" in result.info:
         notes = (result.info["choice"], *notes)
+    computed, large = Recovery(engine).deterministics(draws)
+    if large:
+        notes += (f"not kept because of their size: {', '.join(large)}; recover(draws=...) gives some of their draws.",)
+    return _fit_of(marginal, result, engine, draws, status, notes, families, computed)
+
+
+def _fit_of(
+    marginal: Marginal,
+    result: Result,
+    engine: OnDraws,
+    draws: dict[str, np.ndarray],
+    status: tuple[str, ...],
+    notes: tuple[str, ...],
+    families: tuple[labels.Exchangeable, ...],
+    computed: dict[str, np.ndarray],
+) -> Fit:
     model = marginal.program.model
     about: dict[str, Any] = {
         "random_seed": result.info.get("random_seed"),
@@ -364,9 +390,6 @@ def finish(marginal: Marginal, result: Result, engine: OnDraws | None = None) ->
     }
     if isinstance(model, Ready):
         about |= {"model_name": model.model_name, "model_options": dict(model.model_options)}
-    computed, large = Recovery(engine).deterministics(draws)
-    if large:
-        notes += (f"not kept because of their size: {', '.join(large)}; recover(draws=...) gives some of their draws.",)
     tree = partial(_tree_of, engine, result, draws, computed)
     method, raw = result.method, result.draws
     return Fit(tree, draws, raw, status, notes, method, marginal, result, families, about, computed, engine)
@@ -425,31 +448,6 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
     del tree.attrs[store.KEY]
     engine = None if marginal is None else OnDraws(marginal)
     return Fit(lambda: tree, draws, raw, status, notes, method, marginal, result, families, about, computed, engine)
-
-
-def _checked_again(result: Result, draws: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """The findings of the relabelled draws, and those of the run that have nothing to do with labels."""
-    before = set(judge(result, result.draws))
-    found = [*judge(result, draws), *(f for f in result.findings if f not in before)]
-    if np.shape(next(iter(draws.values())))[:2] == (1, 1):
-        return tuple(found)
-    if any(np.nanmax(r_hat, initial=1.0) > SEVERAL_MODES for r_hat, _, _ in check.convergence(draws).values()):
-        found.append(
-            "This is not label switching, which has been put right: the chains are in different modes, and "
-            "their mean describes none of them. Compare the modes in result.starts, look at plot.trace(), "
-            "narrow the priors or try another number of components."
-        )
-    return tuple(found)
-
-
-def _words(relabelled: labels.Relabelled) -> tuple[str, ...]:
-    if not relabelled.moved:
-        return ()
-    where = "inside chains" if relabelled.inside else "between chains"
-    return (
-        f"labels switched {where}: {relabelled.moved} of {relabelled.total} draws were relabelled; "
-        "summary() shows R-hat before and after.",
-    )
 
 
 def _starts_out(starts: Starts | None) -> Any:

@@ -1,7 +1,8 @@
 """The shell command `marginalia`.
 
 Exit status: 0 all is well; 1 a file cannot be written, or an unexpected error; 2 bad input or options, or a
-refusal; 3 the fit is not to be trusted yet (its results are written); 130 stopped by Ctrl-C.
+refusal; 3 the fit is not to be trusted yet (its results are written); 130 stopped by Ctrl-C and 143 by SIGTERM (what
+there was is written).
 """
 
 from __future__ import annotations

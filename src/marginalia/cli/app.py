@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from marginalia import __version__
-from marginalia.cli import outputs, show
+from marginalia.cli import outputs, show, stopping
 from marginalia.data import Table, numeric_columns, numeric_names, read_table
 from marginalia.errors import DataError, MarginaliaWarning, OptionError, compose
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from marginalia.models import Ready
 
 NOT_CONVERGED = 3
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="marginalia",
+    cls=stopping.Stoppable,
     help="Mixtures and their kin on tables: the discretes are summed out exactly, the rest is inferred.",
     no_args_is_help=True,
     add_completion=False,
@@ -96,7 +96,8 @@ def fit(
 
     Writes fit.nc, membership.csv and report.html into a folder. Files of these names in it are replaced when
     the new ones are complete; nothing else in it is touched. Exit status 3 means that the results were
-    written but are not to be trusted yet: the text says why.
+    written but are not to be trusted yet: the text says why. Ctrl-C or SIGTERM ends the run with what
+    there is, which is written too: exit status 130 or 143.
     """
     table, ready, y = _prepared(data, column, components, model)
     sampler: dict[str, Any] = {"draws": draws, "tune": tune, "chains": chains}
@@ -121,21 +122,29 @@ def fit(
         except KeyboardInterrupt:
             then = "nothing was written." if checkpoint is None else f"the same command goes on from {checkpoint}."
             show.complain(f"stopped before there was anything to keep; {then}")
-            raise typer.Exit(INTERRUPTED) from None
-    show.table(found.summary())
-    show.verdict(found)
-    paths = outputs.write_all(
-        out,
-        {
-            "fit.nc": found.save,
-            "membership.csv": lambda path: outputs.write_csv(path, *outputs.membership_rows(table, found.membership())),
-            "report.html": found.report,
-        },
-    )
-    show.written(paths)
+            raise typer.Exit(stopping.status()) from None
+    stopped = bool(found.result.info.get("interrupted"))
+    try:
+        show.table(found.summary())
+        show.verdict(found)
+    except KeyboardInterrupt:
+        if stopped:
+            raise
+        stopped = True  # the results are there: they are written all the same
+    files: dict[str, outputs.Writer] = {
+        "fit.nc": found.save,
+        "membership.csv": lambda path: outputs.write_csv(path, *outputs.membership_rows(table, found.membership())),
+        "report.html": found.report,
+    }
+    try:
+        show.written(outputs.write_all(out, files))
+    except KeyboardInterrupt:
+        there = [name for name in files if (out / name).exists()]
+        show.complain(f"stopped while the results were written; complete in {out}: {', '.join(there) or 'none'}.")
+        raise typer.Exit(stopping.status()) from None
     show.say(f"The seed was {found.about.get('random_seed', seed)}.")
-    if found.result.info.get("interrupted"):
-        raise typer.Exit(INTERRUPTED)
+    if stopped:
+        raise typer.Exit(stopping.status())
     if found.status:
         raise typer.Exit(NOT_CONVERGED)
 

@@ -46,21 +46,16 @@ def prepare_file(path: Path, option: str = "--out") -> Path:
 def write_all(folder: Path, writers: Mapping[str, Writer]) -> list[Path]:
     """Write files into a folder: those of the same names are replaced, all others left alone.
 
-    If a writer fails, what was finished before it is kept, and old files of the missing names are removed: a
-    folder never holds the results of two runs.
+    Each is in its place as soon as it is complete. Old files of the other names are removed before the first, so that
+    a folder never holds the results of two runs, even if a writer fails or the process is killed on its way.
     """
-    done: list[str] = []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".marginalia-") as draft:
-        try:
-            for name, write in writers.items():
-                write(Path(draft) / name)
-                done.append(name)
-        finally:
-            for name in writers:
-                if name in done:
-                    (Path(draft) / name).replace(folder / name)
-                else:
-                    (folder / name).unlink(missing_ok=True)
+        for done, (name, write) in enumerate(writers.items()):
+            write(Path(draft) / name)
+            if not done:
+                for other in writers:
+                    (folder / other).unlink(missing_ok=True)
+            (Path(draft) / name).replace(folder / name)
     return [folder / name for name in writers]
 
 

@@ -40,6 +40,7 @@ from marginalia.infer.options import NUTS, SMC, Auto, Ensemble, Laplace
 from marginalia.infer.pareto import LARGEST_K
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
+from marginalia.infer.reached import REFUSED
 from marginalia.infer.result import Result
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
@@ -55,7 +56,6 @@ NAMES = {"laplace": "Laplace", "ensemble": "the ensemble", "nuts": "NUTS", "smc"
 MOST_BY_ENSEMBLE = 4000  # draws a chain: where these are too few, NUTS needs fewer gradients
 TUNE_ENSEMBLE = 300  # steps: its metric begins with the curvature at the mode
 SUPERCHAINS = 2
-INTERRUPTED = "Interrupted while SMC went to all modes: these are the draws of the chains before it."
 FEWEST_AGREEING = 2  # starts that must have reached the mode
 
 
@@ -114,11 +114,8 @@ def run(
         if missed or (several and result.findings):
             what = "missed a mode" if missed else "did not agree on the modes"
             reasons[-1:] = [f"{NAMES[result.method]} {what}"]
-            try:
-                result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons) or result
-            except KeyboardInterrupt:
-                info = {**result.info, "interrupted": True}
-                result = dataclasses.replace(result, info=info, findings=(INTERRUPTED, *result.findings))
+            problem.reached.keep(result, REFUSED)
+            result = _tempered(problem, options, weighed, rng, progress, checkpoint, reasons) or result
         elif several:
             reasons.append("its chains jump between the modes")
     made = next(iter(result.draws.values())).shape[1]
@@ -152,6 +149,7 @@ def _by_laplace(
         result = laplace.sample(problem, chosen, weighed, proposal, tried, densities, own, progress, kept)
         if not result.findings or result.info["interrupted"]:
             return result
+        problem.reached.keep(result, REFUSED)
         doubt = check.doubt(problem.one_labelling(result.draws, result.stats["lp"]))
         draws *= MORE_POINTS
         if not doubt.any or doubt.worst_rhat > HOPELESS_RHAT or draws > options.max_draws:
@@ -177,6 +175,7 @@ def _by_ensemble(
         reasons.append("with so few data gradients are cheap")
         return result
     measured.append("the ensemble did not pass the checks")
+    problem.reached.keep(result, REFUSED)
     return None
 
 
@@ -206,6 +205,7 @@ def _tempered(
         left -= spent
         if not result.findings or draws * MORE_POINTS > options.max_draws or MORE_POINTS * spent > left:
             break
+        problem.reached.keep(result, REFUSED)
         draws *= MORE_POINTS
     reasons.append("a cloud of points goes to each mode as often as it deserves")
     return dataclasses.replace(result, starts=weighed.found.report(problem.jacobian, weighed.chosen))

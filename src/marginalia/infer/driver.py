@@ -19,7 +19,7 @@ from marginalia.infer import slice as slice_
 from marginalia.infer.checkpoint import NOWHERE, Nowhere, OnDisk, identify, open_checkpoint
 from marginalia.infer.options import ADVI, MAP, NUTS, SMC, Auto, Ensemble, Laplace, Metropolis, Slice
 from marginalia.infer.problem import Labelling, Mirrors, Problem
-from marginalia.infer.progress import make_progress
+from marginalia.infer.progress import Watched, make_progress
 from marginalia.infer.result import Result
 from marginalia.precision import float64
 
@@ -125,6 +125,8 @@ def run(
             another run has it open.
         OptionError: Unknown method, or a seed that is no whole number of at least 0.
         FitError: There are no continuous latents, or no start has a finite density.
+        KeyboardInterrupt: Stopped by the user before there was anything to keep. Later there is a result, whose
+            first finding says what it is: the draws so far, or else a mode, or points.
     """
     chosen = options_from(options)
     method = next(entry for entry in METHODS.values() if isinstance(chosen, entry.options))
@@ -136,12 +138,12 @@ def run(
             return done
         jacobian = method.jacobian(chosen)
         problem = Problem(marginal, jacobian=jacobian, one_labelling=one_labelling, mirrors=mirrors).recalled()
-        progress = make_progress(progressbar)
+        progress = Watched(make_progress(progressbar))
         more = (kept,) if method.resumes else ()
         try:
             # Chains run in threads already: more threads in each small triangular solve only wait for each other.
             with threadpool_limits(1, user_api="blas"):
-                result = method.run(problem, chosen, np.random.default_rng(seed), progress, *more)
+                result = _run_or_stop(method, problem, chosen, np.random.default_rng(seed), progress, *more)
         finally:
             progress.close()
         info = {
@@ -156,6 +158,19 @@ def run(
         if not info.get("interrupted"):
             kept.only(COMPLETE, result)
     return result
+
+
+def _run_or_stop(
+    method: Method, problem: Problem, options: Any, rng: np.random.Generator, progress: Watched, *more: Any
+) -> Result:
+    """The method's result, or what there is where the user stopped it before it had draws."""
+    try:
+        return method.run(problem, options, rng, progress, *more)
+    except KeyboardInterrupt:
+        result = problem.reached.result(problem, progress.where)
+        if result is None:
+            raise
+        return result
 
 
 def _opened(

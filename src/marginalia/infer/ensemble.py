@@ -21,6 +21,7 @@ from marginalia.infer.jumps import Jumps, jumps_between
 from marginalia.infer.options import Ensemble
 from marginalia.infer.problem import Problem, key_data
 from marginalia.infer.progress import Progress
+from marginalia.infer.reached import UNJUDGED
 from marginalia.infer.result import Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
@@ -80,13 +81,14 @@ def sample(
         "n_steps": np.tile(after.leaps, (options.chains, 1)),
         "step_size": np.tile(after.step_size, (options.chains, 1)),
     }
-    report = weighed.found.report(problem.jacobian, weighed.chosen)
+    report, asked = weighed.found.report(problem.jacobian, weighed.chosen), dataclasses.asdict(options)
+    problem.reached.keep(Result("ensemble", draws, stats, report, info={"options": asked}), UNJUDGED)
     missed = _missed(problem, weighed, after)
     findings = stopped(moving.interrupted, len(after.points), wanted) + missed
-    findings += judge(draws, stats, dataclasses.asdict(options))
+    findings += judge(draws, stats, asked)
     findings += edge.findings(weighed.found.optimiser, after.points, after.diverging)
     info = {
-        "options": dataclasses.asdict(options),
+        "options": asked,
         "agreement": report.sentence,
         "starts": weighed.found.total,
         "nested_rhat": {name: float(v) for name, v in _worst(nested_rhat(draws, options.superchains)).items()},

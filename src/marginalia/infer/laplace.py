@@ -28,6 +28,7 @@ from marginalia.infer.options import Laplace
 from marginalia.infer.pareto import LARGEST_K, k_hat
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
+from marginalia.infer.reached import UNJUDGED
 from marginalia.infer.result import UNBOUNDED, Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
@@ -232,6 +233,7 @@ def sample(
     draws = problem.constrain(all_points)
     stats = {"lp": lp, "accepted": taken.T, "acceptance_rate": rate.T}
     report = weighed.found.report(problem.jacobian, weighed.chosen)
+    problem.reached.keep(Result("laplace", draws, stats, report), UNJUDGED)
     findings = stopped(interrupted, length, options.draws) + _findings(weighed, k) + judge(draws, stats, {})
     info = {
         "options": dataclasses.asdict(options),

@@ -8,7 +8,7 @@ from marginalia.infer import starts
 from marginalia.infer.options import MAP
 from marginalia.infer.problem import Problem
 from marginalia.infer.progress import Progress
-from marginalia.infer.result import EDGE, MAXIMUM, UNBOUNDED, Result
+from marginalia.infer.result import EDGE, MAXIMUM, UNBOUNDED, UNFINISHED, Result
 
 
 def run(problem: Problem, options: MAP, rng: np.random.Generator, progress: Progress) -> Result:
@@ -37,7 +37,9 @@ def run(problem: Problem, options: MAP, rng: np.random.Generator, progress: Prog
 def _findings(found: starts.Found, options: MAP) -> tuple[str, ...]:
     best = found.places[0]
     findings = []
-    if found.interrupted:
+    if found.interrupted and best.kind == UNFINISHED:
+        findings.append("Interrupted before any start had ended: this is the highest point so far, no mode. Run again.")
+    elif found.interrupted:
         findings.append("Interrupted: the mode is the best place found until then. Run again for all of the starts.")
     higher = [place for place in found.places if place.kind == UNBOUNDED and place.log_density > best.log_density]
     if best.kind == UNBOUNDED or higher:

@@ -59,6 +59,7 @@ from marginalia.infer.jumps import Jumps, jumps_between
 from marginalia.infer.options import NUTS
 from marginalia.infer.problem import Problem, as_key, key_data
 from marginalia.infer.progress import Progress
+from marginalia.infer.reached import UNJUDGED
 from marginalia.infer.result import Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
@@ -137,14 +138,15 @@ def sample(
     if chains.later is not None:
         chains = _second_stage(sampler, chains, weighed, progress, checkpoint.part("chains"))
     drawn = _until_content(problem, sampler, chains, progress, checkpoint.part("chains"))
-    report = weighed.found.report(problem.jacobian, weighed.chosen)
+    report, asked = weighed.found.report(problem.jacobian, weighed.chosen), dataclasses.asdict(options)
     draws = problem.constrain(drawn.points)
+    problem.reached.keep(Result("nuts", draws, drawn.stats, report, info={"options": asked}), UNJUDGED)
     missed = modes.unvisited(problem, weighed, drawn.points)
     findings = stopped(chains.interrupted, drawn.points.shape[1], chains.wanted) + missed
-    findings += check.hmc(draws, drawn.stats, dataclasses.asdict(options))
+    findings += check.hmc(draws, drawn.stats, asked)
     findings += edge.findings(weighed.found.optimiser, drawn.points, drawn.stats["diverging"])
     info = {
-        "options": dataclasses.asdict(options),
+        "options": asked,
         "agreement": report.sentence,
         "starts": weighed.found.total,
         "step_size": [float(size) for size in drawn.stats["step_size"][:, -1]],

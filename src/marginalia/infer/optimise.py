@@ -56,7 +56,8 @@ class Climb:
         log_density: `(n,)`.
         status: `(n,)`: RUNNING (too few steps), CONVERGED or STALLED.
         gradient_norms: `(n, steps + 1)`: the largest absolute derivative along the way, NaN after the end.
-        interrupted: Whether the user stopped it; only starts that had ended are listed.
+        interrupted: Whether the user stopped it; only starts that had ended are listed, or all, if none had.
+        rows: `(n,)`: which of the starts they are.
     """
 
     points: np.ndarray
@@ -64,6 +65,7 @@ class Climb:
     status: np.ndarray
     gradient_norms: np.ndarray
     interrupted: bool
+    rows: np.ndarray
 
 
 class Optimiser:
@@ -88,11 +90,14 @@ class Optimiser:
         limit = 1 + (self._steps if steps is None else min(steps, self._steps))
         state = _begin(points / self.scale)
         norms = np.full((len(points), self._steps + 1), np.nan)
-        active = np.arange(len(points))
+        active = every = np.arange(len(points))
         interrupted = False
         try:
             for i in range(limit):
-                state.put(active, self._advance(state.take(active)))
+                # All parts at once, so that an interrupt finds them in step.
+                new = state.take(every)
+                new.put(active, self._advance(state.take(active)))
+                state = new
                 norms[active, i] = np.abs(state.gradient[active] / self.scale).max(axis=1)
                 active = active[state.status[active] == RUNNING]
                 done, best = len(points) - len(active), -state.value.min()
@@ -100,11 +105,15 @@ class Optimiser:
                 if not len(active):
                     break
         except KeyboardInterrupt:
-            if len(active) == len(points):
+            if not np.isfinite(state.value).any():
                 raise
             interrupted = True
-        kept = np.flatnonzero(state.status != RUNNING) if interrupted else np.arange(len(points))
-        return Climb(state.point[kept] * self.scale, -state.value[kept], state.status[kept], norms[kept], interrupted)
+        kept = every
+        if interrupted:
+            ended = state.status != RUNNING
+            kept = np.flatnonzero(ended if ended.any() else np.isfinite(state.value))
+        points = state.point[kept] * self.scale
+        return Climb(points, -state.value[kept], state.status[kept], norms[kept], interrupted, kept)
 
     def _advance(self, state: _State) -> _State:
         slope = _dot(state.direction, state.gradient)

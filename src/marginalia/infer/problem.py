@@ -14,6 +14,7 @@ import numpy as np
 
 from marginalia.errors import FitError, compose
 from marginalia.infer.evaluator import Evaluator
+from marginalia.infer.reached import Reached
 from marginalia.marginal.drawing import in_blocks, side_by_side
 from marginalia.precision import in_float64
 
@@ -41,6 +42,7 @@ class Problem:
             draws as they are.
         evaluator: Values and gradients of many points, by one compiled program that equal problems share.
         programs: What methods have compiled, by a name of theirs.
+        reached: What a run on it has in hand, for when it is stopped.
         mirrors: From some points `{site: (n, ...)}` to the sites that are reflected when two labels change places, a
             tuple for each pair of labels. Unless given, none.
 
@@ -81,6 +83,7 @@ class Problem:
         self.log_density = jax.jit(self._log_density)
         self.evaluator = Evaluator(self)
         self.programs: dict[Any, Any] = {}
+        self.reached = Reached()
 
     def recalled(self) -> Problem:
         """The same, with all that was compiled for an equal problem before."""

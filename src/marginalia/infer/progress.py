@@ -39,6 +39,30 @@ class Silent:
         pass
 
 
+class Watched:
+    """Passes all on to another progress, and remembers where the run is."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self._name, self._total, self._done = "", 0, 0
+
+    @property
+    def where(self) -> str:
+        """The stage in words, as in "at starts, 12 of 64"."""
+        return f"at {self._name}, {self._done} of {self._total}" if self._name else "at the beginning"
+
+    def stage(self, name: str, total: int) -> None:
+        self._name, self._total, self._done = name, total, 0
+        self._inner.stage(name, total)
+
+    def update(self, done: int, note: str = "") -> None:
+        self._done = done
+        self._inner.update(done, note)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
 class Pace:
     """How quickly steps are made; the first ones, in which things compile, do not count."""
 

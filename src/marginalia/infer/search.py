@@ -29,11 +29,14 @@ def search(
         optimiser.scale = saved["scale"]
         known = (saved[name] for name in ("mirrors", "below", "rows"))
         found = starts.Found(saved["places"], saved["total"], optimiser, False, *known)
-        return modes.Modes(found, saved["comparable"], saved["minor"])
+        weighed = modes.Modes(found, saved["comparable"], saved["minor"])
+        problem.reached.modes = found, weighed.chosen
+        return weighed
     found = starts.find(problem, asked, START_STEPS, rng, progress)
     if found.interrupted:
         raise KeyboardInterrupt
     weighed = modes.under_one_labelling(problem, modes.weigh(found))
+    problem.reached.modes = found, weighed.chosen
     state = {name: getattr(found, name) for name in ("places", "total", "mirrors", "below", "rows")}
     state["scale"] = found.optimiser.scale
     state |= {"comparable": weighed.comparable, "minor": weighed.minor}

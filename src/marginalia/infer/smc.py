@@ -29,6 +29,7 @@ from marginalia.infer.cloud import cloud_root
 from marginalia.infer.options import SMC
 from marginalia.infer.problem import Problem, as_key, key_data, workers
 from marginalia.infer.progress import Progress
+from marginalia.infer.reached import UNJUDGED, Cloud
 from marginalia.infer.result import Result
 from marginalia.precision import in_float64
 
@@ -115,7 +116,7 @@ def run(
     Raises:
         FitError: A prior is improper, or no draw from the prior can have given the data.
         NoEnd: The temperatures rise so slowly that there is no end, or it takes more than `most_gradients`.
-        KeyboardInterrupt: Stopped by the user; a cloud on its way is no posterior.
+        KeyboardInterrupt: Stopped by the user; a cloud on its way is no posterior, and is left in `problem.reached`.
     """
     clock = time.perf_counter()
     mover = Mover(problem, Bridge(problem), options)
@@ -138,9 +139,11 @@ def run(
                     raise _no_end(f"more than {most_gradients:,.0f} gradients are needed", slowest, spent)
         except KeyboardInterrupt:
             checkpoint.save(kept, now=True)
+            problem.reached.cloud = _cloud(runs)
             raise
     draws = problem.constrain(np.stack([one.points for one in runs]))
     stats = {"lp": np.stack([one.prior + one.likelihood for one in runs])}
+    problem.reached.keep(Result("smc", draws, stats), UNJUDGED)
     evidences = np.array([one.log_evidence for one in runs])
     value, error = evidence(evidences, [one.eves for one in runs], [len(one.betas) - 1 for one in runs])
     info = {
@@ -157,6 +160,14 @@ def run(
     }
     findings = (*_findings(runs, evidences), *judge(draws, stats, dataclasses.asdict(options)))
     return Result("smc", draws, stats, None, findings, info)
+
+
+def _cloud(runs: list[Run]) -> Cloud | None:
+    """The points so far; None where a run still has those of the prior."""
+    if not all(one.betas[-1] > 0 for one in runs):
+        return None
+    height = np.stack([one.prior + one.likelihood for one in runs])
+    return Cloud(np.stack([one.points for one in runs]), height, [one.betas[-1] for one in runs])
 
 
 def judge(draws: dict[str, np.ndarray], stats: dict[str, np.ndarray], options: dict[str, Any]) -> tuple[str, ...]:

@@ -130,11 +130,12 @@ def find(problem: Problem, asked: int | None, steps: int, rng: np.random.Generat
         optimiser.scale = _sizes(pool.points)
         ends = optimiser.climb(chosen, progress)
         total = len(ends.points)
+    problem.reached.climbed = ends.points, ends.log_density
     span = np.stack([pool.points.min(axis=0), pool.points.max(axis=0)])
     params = problem.constrain(ends.points)
     groups = _groups(ends.log_density, features(problem, params))
     mirrors: tuple[tuple[str, ...], ...] = ()
-    if len(groups) > 1:
+    if len(groups) > 1 and not ends.interrupted:
         # Are some of them copies? Asked at points that are in no mode, where a symmetry cannot hold by chance.
         mirrors = problem.mirrors(problem.constrain(pool.points[:FEWEST_CANDIDATES]))
         groups = _groups(ends.log_density, features(problem, params, mirrors)) if mirrors else groups
@@ -144,7 +145,9 @@ def find(problem: Problem, asked: int | None, steps: int, rng: np.random.Generat
         few = scout.climb(chosen, Silent(), FEW_STEPS)
         below = few.points[np.argsort(few.log_density, kind="stable")[len(few.points) // 2]]
     rows = None if part is None else part.rows
-    return Found(places, total, optimiser, ends.interrupted, mirrors, below, rows)
+    found = Found(places, total, optimiser, ends.interrupted, mirrors, below, rows)
+    problem.reached.modes = found, 0
+    return found
 
 
 def _scouted(
@@ -165,14 +168,14 @@ def _scouted(
 def _on_all_rows(problem: Problem, optimiser: Optimiser, ends: Climb) -> Climb:
     """From the best places that were found on some of the rows up to those of all rows; the others are left out.
 
-    Starts that ended together go on together.
+    Starts that ended together go on together. Where the user stopped the search, their density there is all there is.
     """
     groups = _groups(ends.log_density, features(problem, problem.constrain(ends.points)))[:MOST_FOLLOWED]
     leads = ends.points[[group[0] for group in groups]]
     finite = np.isfinite(optimiser.evaluate(leads)[0])
     groups = [group for group, fine in zip(groups, finite, strict=True) if fine]
-    followed = optimiser.climb(leads[finite], Silent())
-    index = np.repeat(np.arange(len(followed.points)), [len(group) for group in groups[: len(followed.points)]])
+    followed = optimiser.climb(leads[finite], Silent(), 0 if ends.interrupted else None)
+    index = np.repeat(np.arange(len(followed.points)), [len(groups[i]) for i in followed.rows])
     interrupted = ends.interrupted or followed.interrupted
     return Climb(
         followed.points[index],
@@ -180,6 +183,7 @@ def _on_all_rows(problem: Problem, optimiser: Optimiser, ends: Climb) -> Climb:
         followed.status[index],
         followed.gradient_norms[index],
         interrupted,
+        np.arange(len(index)),
     )
 
 
@@ -283,13 +287,13 @@ def reached(problem: Problem, found: Found, points: np.ndarray) -> np.ndarray:
     This tells which mode a draw belongs to, whatever its labels.
     """
     ends = found.optimiser.climb(points, Silent())
+    if ends.interrupted:
+        raise KeyboardInterrupt  # what is known of some of them would be taken for all
     params = problem.constrain(ends.points)
     heights = np.array([place.log_density for place in found.places])
     same = np.abs(ends.log_density[:, None] - heights) < SAME_MODE
     same &= apart(problem, [place.params for place in found.places], params, found.mirrors) <= 1
-    out = np.full(len(points), -1)  # an interrupt leaves the last ones unknown
-    out[: len(same)] = np.where(same.any(axis=1), same.argmax(axis=1), -1)
-    return out
+    return np.where(same.any(axis=1), same.argmax(axis=1), -1)
 
 
 def apart(

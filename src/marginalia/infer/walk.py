@@ -18,6 +18,7 @@ from marginalia.infer.checkpoint import Checkpoint
 from marginalia.infer.cloud import cloud_root
 from marginalia.infer.problem import Problem, key_data
 from marginalia.infer.progress import Progress
+from marginalia.infer.reached import UNJUDGED
 from marginalia.infer.result import Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
@@ -125,7 +126,9 @@ def sample(
     if length <= options.tune:
         raise KeyboardInterrupt
     points, lp, numbers = (chains.part(i, options.tune, length) for i in range(3))
+    draws, stats = problem.constrain(points), {"lp": lp, walk.number: numbers}
     report = weighed.found.report(problem.jacobian, weighed.chosen)
+    problem.reached.keep(Result(walk.name, draws, stats, report), UNJUDGED)
     findings = stopped(chains.interrupted, points.shape[1], options.draws) + modes.unvisited(problem, weighed, points)
     info = {
         "options": dataclasses.asdict(options),
@@ -135,4 +138,4 @@ def sample(
         "interrupted": chains.interrupted,
         "seconds": time.perf_counter() - clock,
     }
-    return Result(walk.name, problem.constrain(points), {"lp": lp, walk.number: numbers}, report, findings, info)
+    return Result(walk.name, draws, stats, report, findings, info)
