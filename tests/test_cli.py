@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -376,3 +379,87 @@ def test_a_saved_fit_classifies_predicts_and_reports_again(real, run, tmp_path):
     status, _, _ = run("report", saved, "--out", tmp_path / "again.html", "--no-cache")
     assert status == 0
     assert (tmp_path / "again.html").stat().st_size > 10_000
+
+
+def test_sigterm_is_as_ctrl_c_and_gives_status_143(run, stand_in, data, tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminated(marginal, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    with monkeypatch.context() as patch:
+        stand_in(StandIn())
+        patch.setitem(vars(marginalia), "fit", terminated)
+        status, _, complaint = run(*fit_words(data, tmp_path / "out"))
+        assert (status, complaint) == (
+            143,
+            "Error: stopped before there was anything to keep; nothing was written.\n",
+        )
+    stand_in(StandIn(status=("Interrupted: 3 of 10 draws.",), interrupted=True))
+    assert run(*fit_words(data, tmp_path / "out"))[0] == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_stopped_before_the_results_are_shown_they_are_written_and_while_they_are_written_it_says_which(
+    run, stand_in, data, tmp_path, monkeypatch
+):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    class Shown(StandIn):
+        summary = stop
+
+    stand_in(Shown())
+    assert run(*fit_words(data, tmp_path / "out"))[0] == 130
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+
+    class Reported(StandIn):
+        report = stop
+
+    stand_in(Reported())
+    status, _, complaint = run(*fit_words(data, tmp_path / "out"))
+    assert status == 130
+    assert "stopped while the results were written; complete in" in complaint
+    assert complaint.endswith(": fit.nc, membership.csv.\n")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES[:2]
+
+
+def test_a_command_that_only_reads_is_stopped_without_a_traceback(run, stand_in, data, tmp_path, monkeypatch):
+    stand_in(StandIn())
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(vars(marginalia), "marginalize", stop)
+    assert run("explain", data, "--column", "velocity") == (130, "", "Error: stopped.\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("method", "stage", "kept"),
+    [
+        (["--method", "smc", "--draws", "3000"], "from prior to posterior", "no posterior"),
+        (["--method", "nuts", "--tune", "200000"], "sampling", "before there was a draw from the posterior"),
+    ],
+)
+def test_a_real_signal_to_a_real_run(method, stage, kept, number, tmp_path):
+    """The run is stopped where it says on standard error that it is in the stage."""
+    rows = np.concatenate([np.random.default_rng(0).normal(m, 1, 150) for m in (0, 5, 11)])
+    (tmp_path / "t.csv").write_text("\n".join(["y", *map(str, rows)]) + "\n")
+    words = [sys.executable, "-m", "marginalia", "fit", "t.csv", "-k", "3", "--seed", "1", "--out", "out", *method]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith(stage):
+            process.send_signal(number)
+            break
+    said, complaint = process.communicate(timeout=240)
+    assert process.returncode == 128 + number, complaint
+    assert "Not to be trusted yet:" in said
+    assert "Interrupted" in said
+    assert kept in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    fit = marginalia.load(tmp_path / "out" / "fit.nc")
+    assert any(kept in words for words in fit.status)
+    np.testing.assert_allclose(fit.membership()["z"].sum("component"), 1.0)

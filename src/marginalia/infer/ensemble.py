@@ -72,17 +72,9 @@ def sample(
     stepper.block = BLOCK if jumps is None else BETWEEN_JUMPS
     moving = _Moving(stepper, options, key_data(rng), first, root, jumps, progress, checkpoint.part("chains"))
     after, wanted = _until_content(problem, moving, options)
-    draws = problem.constrain(np.swapaxes(after.points, 0, 1))
-    stats = {
-        "lp": after.log_density.T,
-        "energy": after.energy.T,
-        "diverging": after.diverging.T,
-        "acceptance_rate": after.accept.T,
-        "n_steps": np.tile(after.leaps, (options.chains, 1)),
-        "step_size": np.tile(after.step_size, (options.chains, 1)),
-    }
-    report, asked = weighed.found.report(problem.jacobian, weighed.chosen), dataclasses.asdict(options)
-    problem.reached.keep(Result("ensemble", draws, stats, report, info={"options": asked}), UNJUDGED)
+    made = _unjudged(problem, options, after)
+    draws, stats, asked = made.draws, made.stats, made.info["options"]
+    report = weighed.found.report(problem.jacobian, weighed.chosen)
     missed = _missed(problem, weighed, after)
     findings = stopped(moving.interrupted, len(after.points), wanted) + missed
     findings += judge(draws, stats, asked)
@@ -117,11 +109,27 @@ def _until_content(problem: Problem, moving: _Moving, options: Ensemble) -> tupl
             raise KeyboardInterrupt
         if moving.interrupted or 2 * wanted > (options.max_draws or 0) or after.diverging.any():
             return after, wanted
-        draws = problem.one_labelling(problem.constrain(np.swapaxes(after.points, 0, 1)), after.log_density.T)
+        draws = problem.one_labelling(_unjudged(problem, options, after).draws, after.log_density.T)
         doubt = check.doubt(draws)
         if not doubt.any or (wanted > options.draws and doubt.worst_rhat > HOPELESS_RHAT):
             return after, wanted
         wanted *= 2
+
+
+def _unjudged(problem: Problem, options: Ensemble, after: Numbers) -> Result:
+    """The draws after tuning; they are what the run has in hand from now on."""
+    stats = {
+        "lp": after.log_density.T,
+        "energy": after.energy.T,
+        "diverging": after.diverging.T,
+        "acceptance_rate": after.accept.T,
+        "n_steps": np.tile(after.leaps, (options.chains, 1)),
+        "step_size": np.tile(after.step_size, (options.chains, 1)),
+    }
+    draws = problem.constrain(np.swapaxes(after.points, 0, 1))
+    result = Result("ensemble", draws, stats, info={"options": dataclasses.asdict(options)})
+    problem.reached.keep(result, UNJUDGED)
+    return result
 
 
 def _missed(problem: Problem, weighed: modes.Modes, after: Numbers) -> tuple[str, ...]:

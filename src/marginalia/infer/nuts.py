@@ -138,9 +138,9 @@ def sample(
     if chains.later is not None:
         chains = _second_stage(sampler, chains, weighed, progress, checkpoint.part("chains"))
     drawn = _until_content(problem, sampler, chains, progress, checkpoint.part("chains"))
-    report, asked = weighed.found.report(problem.jacobian, weighed.chosen), dataclasses.asdict(options)
-    draws = problem.constrain(drawn.points)
-    problem.reached.keep(Result("nuts", draws, drawn.stats, report, info={"options": asked}), UNJUDGED)
+    report = weighed.found.report(problem.jacobian, weighed.chosen)
+    made = _unjudged(problem, options, drawn)
+    draws, asked = made.draws, made.info["options"]
     missed = modes.unvisited(problem, weighed, drawn.points)
     findings = stopped(chains.interrupted, drawn.points.shape[1], chains.wanted) + missed
     findings += check.hmc(draws, drawn.stats, asked)
@@ -158,6 +158,14 @@ def sample(
         "seconds_sampling": time.perf_counter() - clock,
     }
     return Result("nuts", draws, drawn.stats, report, findings, info)
+
+
+def _unjudged(problem: Problem, options: NUTS, drawn: Drawn) -> Result:
+    """The draws after tuning; they are what the run has in hand from now on."""
+    info = {"options": dataclasses.asdict(options)}
+    result = Result("nuts", problem.constrain(drawn.points), drawn.stats, info=info)
+    problem.reached.keep(result, UNJUDGED)
+    return result
 
 
 def _until_content(
@@ -184,7 +192,7 @@ def _until_content(
             continue
         if 2 * wanted > most or 2 * drawn.evaluations > sampler.most_gradients:
             return drawn
-        draws = problem.one_labelling(problem.constrain(drawn.points), drawn.stats["lp"])
+        draws = problem.one_labelling(_unjudged(problem, options, drawn).draws, drawn.stats["lp"])
         doubt = check.doubt(draws)
         if not doubt.any or (wanted > options.draws and doubt.worst_rhat > HOPELESS_RHAT):
             return drawn
