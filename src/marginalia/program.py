@@ -15,14 +15,21 @@ from numpyro import handlers
 
 from marginalia.arguments import keep
 from marginalia.data_checks import check_arguments, check_observed
-from marginalia.errors import Refusal, compose
+from marginalia.errors import DataError, Refusal, compose
 from marginalia.jaxpr.device import owned
 from marginalia.jaxpr.known import known_values
 from marginalia.jaxpr.ranges import Maybe, Range, range_of_array
 from marginalia.jaxpr.reads import dependencies
 from marginalia.jaxpr.slopes import with_finite_slopes
 from marginalia.running import running
-from marginalia.survey import Survey, bounds_from_parents, listed, refuse_support_from_discretes, survey
+from marginalia.survey import (
+    Survey,
+    bounds_from_parents,
+    cut_before,
+    listed,
+    refuse_support_from_discretes,
+    survey,
+)
 from marginalia.tracing import OnRows, is_discrete, peel, run_model
 
 
@@ -208,8 +215,9 @@ def read(
     kwargs = dict(kwargs or {})
     args, kwargs = check_arguments(model, args, kwargs)
     model, args, kwargs = keep(model, args, kwargs)
-    sites, tables = survey(model, args, kwargs)
-    drawn = {n: s["drawn"] for n, s in sites.items() if s["kind"] == "plate" and s["drawn"]}
+    model, sites, tables = _surveyed(model, args, kwargs)
+    whole = model.cut if isinstance(model, OnRows) else frozenset()
+    drawn = {n: s["drawn"] for n, s in sites.items() if s["kind"] == "plate" and s["drawn"] and n not in whole}
     if drawn and not isinstance(model, OnRows):
         model = OnRows(model, {})
     latents: dict[str, Latent] = {}
@@ -251,6 +259,20 @@ def read(
     return Program(
         model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed, peaks, drawn
     )
+
+
+def _surveyed(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], dict[str, dict[str, Any]], Survey]:
+    """The first pass, and the model that it is of: where data were cut before, their plates take no other rows."""
+    try:
+        return model, *survey(model, args, kwargs)
+    except (DataError, ValueError, TypeError, AssertionError):
+        cut = {} if isinstance(model, OnRows) else cut_before(model, args, kwargs)
+        if not cut:
+            raise
+    model = OnRows(model, {name: np.arange(drawn) for name, drawn in cut.items()}, frozenset(cut))
+    return model, *survey(model, args, kwargs)
 
 
 def _density(

@@ -14,8 +14,9 @@ import numpyro.distributions as dist
 from jax.extend import core
 from numpyro import handlers
 from numpyro.distributions import constraints
+from numpyro.primitives import Messenger
 
-from marginalia.errors import DataError, ModelError, Refusal, compose
+from marginalia.errors import DataError, MarginaliaError, ModelError, Refusal, compose
 from marginalia.jaxpr.known import known_values
 from marginalia.jaxpr.reads import dependencies
 from marginalia.lanes.supports import bounds_over_parents
@@ -194,6 +195,42 @@ def survey(
         if (value := found.known(("parameter", str(i)))) is not None:
             parameter.check(value)
     return sites, found
+
+
+MOST_PLATES = 16
+"""Plates that draw rows are told from each other up to so many."""
+
+
+def cut_before(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """Plates that would draw some of their rows, and whose data are those rows already, as a loader hands them over.
+
+    With how many rows each draws. The program fits rows of that number, and nothing in it reads which rows these are;
+    none are found where it cannot be run so.
+    """
+    found: dict[str, int] = {}
+
+    class Some(Messenger):
+        def process_message(self, message: dict[str, Any]) -> None:
+            if message["type"] == "plate" and message["value"] is None and len(found) < MOST_PLATES:
+                drawn = message["args"][1]
+                message["value"] = marks[len(found)] + jnp.arange(drawn)
+                found[message["name"]] = drawn
+
+    def run(given: list[Any]) -> list[Any]:
+        marks[:] = given
+        with reading(), Some(), handlers.trace() as trace, handlers.seed(rng_seed=0), Placeholder():
+            model(*args, **kwargs)
+        sites = [site for site in trace.values() if site["type"] in ("sample", "deterministic")]
+        densities = [site["fn"].log_prob(site["value"]) for site in sites if site["type"] == "sample"]
+        return [jnp.asarray(x) for x in (*densities, *(site["value"] for site in sites))]
+
+    marks: list[Any] = []
+    try:
+        closed = jax.make_jaxpr(run)([jax.ShapeDtypeStruct((), jnp.result_type(int))] * MOST_PLATES)
+    except (MarginaliaError, ValueError, TypeError, IndexError):
+        return {}
+    read = set().union(*dependencies(closed.jaxpr))
+    return {name: drawn for i, (name, drawn) in enumerate(found.items()) if i not in read}
 
 
 def _survey_site(

@@ -66,12 +66,18 @@ class AnyRows(Messenger):
 
 
 class OnRows:
-    """A model whose plates take the rows that they are told instead of drawing some (see `AnyRows`)."""
+    """A model whose plates take the rows that they are told instead of drawing some (see `AnyRows`).
 
-    def __init__(self, model: Callable[..., Any], chosen: Mapping[str, np.ndarray]) -> None:
+    `cut` are plates whose data are some rows already, so that there is nothing to draw.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], chosen: Mapping[str, np.ndarray], cut: frozenset[str] = frozenset()
+    ) -> None:
         functools.update_wrapper(self, model)
         self.inner = model
         self.chosen = dict(chosen)
+        self.cut = cut
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with AnyRows(self.chosen):
