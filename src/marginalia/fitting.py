@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from marginalia import compare, labels, store, tidy, verdict
+from marginalia import compare, identity, labels, store, tidy, verdict
 from marginalia import membership as memberships
 from marginalia import predict as prediction
 from marginalia.density import density
@@ -196,6 +196,7 @@ class Fit:
             tree["arguments"] = tidy.arguments(arguments)
         about = {
             **self.about,
+            **({} if self._on_draws is None else {"identity": identity.of(self._on_draws, self.draws)}),
             "method": self.method,
             "deterministics": list(self.deterministics),
             "status": list(self.status),
@@ -414,8 +415,14 @@ def _tree_of(
 def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
     """Read a saved fit. A ready model comes back by itself; for another, give it and its arguments again.
 
+    They are compared with those that were fitted. New rows go to the verbs of the fit: `fit.membership(rows)`.
+
     Raises:
-        DataError: No such file, a damaged one, or not one of ours.
+        DataError: No such file, a damaged one, or not one of ours; or it is of another model or of other data.
+
+    Example:
+        >>> fit = marginalia.load("fit.nc", model, y)                     # doctest: +SKIP
+        >>> fit.membership(y_new), fit.predict(y_new)                     # doctest: +SKIP
     """
     tree, about = store.read(path)
     if model is not None:
@@ -427,6 +434,13 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
         marginal = None
     draws = store.arrays(tree, "posterior")
     computed = {name: draws.pop(name) for name in about.pop("deterministics", ())}
+    engine = None
+    if marginal is not None:
+        if marginal.endless and draws.keys() >= marginal.program.latents.keys():
+            marginal = marginal.covering(flatten(draws, marginal.program.latents))
+        engine = OnDraws(marginal)
+    if model is not None and engine is not None:
+        identity.refuse_another(path, about.get("identity"), store.arrays(tree, "observed_data"), engine, draws)
     families = tuple(
         labels.Exchangeable(
             tuple(f["discretes"]), {n: tuple(a) for n, a in f["axes"].items()}, f["K"], tuple(f.get("mirrors", ()))
@@ -446,7 +460,6 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
         {name: tidy.read_variables(tree.children[name]) for name in about.pop("groups", ())},
     )
     del tree.attrs[store.KEY]
-    engine = None if marginal is None else OnDraws(marginal)
     return Fit(lambda: tree, draws, raw, status, notes, method, marginal, result, families, about, computed, engine)
 
 

@@ -23,6 +23,8 @@ SQUARE = np.array([[[2.0, 0.5], [0.5, 1.0]], [[1.0, 2.0], [2.0, 1.0]]])
 OPERATIONS = {
     "elementary functions": lambda x: (jnp.exp(x), jnp.log(x), jnp.log1p(x), jnp.expm1(x), jnp.sqrt(x), jnp.tanh(x)),
     "sigmoid and its kin": lambda x: (jax.nn.sigmoid(x), jax.nn.softplus(x), jax.lax.erf_inv(x), jnp.floor(x)),
+    "error function": lambda x: (jax.lax.erf(x), jax.lax.erfc(x)),
+    "log-gamma and powers": lambda x: (jax.lax.lgamma(jnp.exp(x)), jnp.exp(x) ** x, x**x, jnp.sign(x) ** x),
     "softmax": lambda x: (jax.nn.softmax(x, axis=-1), jax.nn.log_softmax(x, axis=0)),
     "sums": lambda x: (x.sum(), x.sum(1), x.max(0), x.min(), x.prod(-1), jnp.isfinite(1 / (x - 2)).all(1)),
     "running": lambda x: (jnp.cumsum(x, 1), jnp.cumprod(x, 0), jax.lax.cumsum(x, 1, reverse=True)),

@@ -29,6 +29,10 @@ FLOATS: dict[str, Callable[..., np.ndarray]] = {
     "tanh": np.tanh,
     "logistic": special.expit,
     "erf_inv": special.erfinv,
+    "erf": special.erf,
+    "erfc": special.erfc,
+    "lgamma": special.gammaln,
+    "pow": np.power,
     "is_finite": np.isfinite,
     "floor": np.floor,
 }
