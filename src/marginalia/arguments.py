@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpyro import handlers
+from numpyro.primitives import Messenger
 
 from marginalia.jaxpr.device import copied, is_copy
 
@@ -44,9 +46,23 @@ def keep(
     >>> float(model(kept))
     0.0
     """
+    model = _unseeded(model)
     copies = _Copies(_package(model))
     args = tuple(copies.argument(value) for value in args)
     return copies.of(model), args, {name: copies.argument(value) for name, value in kwargs.items()}
+
+
+def _unseeded(model: Any) -> Any:
+    """The model without the user's own seed around it, which would draw the same numbers in every run."""
+    if not isinstance(model, Messenger) or model.fn is None:
+        return model
+    inner = _unseeded(model.fn)
+    if isinstance(model, handlers.seed):
+        return inner
+    if inner is not model.fn:
+        model = copy.copy(model)
+        model.fn = inner
+    return model
 
 
 class _Copies:

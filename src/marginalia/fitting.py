@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -22,6 +22,7 @@ from marginalia.errors import FitError, MarginaliaWarning, OptionError, compose
 from marginalia.evidence import LogEvidence, evidence_of
 from marginalia.infer import Mode, Result, Starts, options_from, run
 from marginalia.infer.options.meant import refuse_misplaced
+from marginalia.lanes import bounds
 from marginalia.marginal import Marginal, marginalize
 from marginalia.marginal.marginal import recalled
 from marginalia.models import Ready, build
@@ -119,7 +120,7 @@ class Fit:
         seed = self.about.get("random_seed") if random_seed is None else random_seed
         return Recovery(self._on_draws).joint(self.draws, draws, seed)
 
-    def pairwise(self, first: str, second: str | None = None, *, lag: int = 1, axis: int = -1) -> np.ndarray:
+    def pairwise(self, first: str, second: str | None = None, *, lag: int | None = None, axis: int = -1) -> np.ndarray:
         """P(two discretes | data), averaged over the draws; see `Marginal.pairwise`.
 
         `fit.pairwise("z").sum(0)` of a hidden Markov chain is the expected number of transitions, (K, K).
@@ -133,7 +134,13 @@ class Fit:
         return np.asarray(total / len(rows))
 
     def predict(
-        self, *args: Any, random_seed: int | None = None, draws: int | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        random_seed: int | None = None,
+        draws: int | None = None,
+        hold: str | Sequence[str] = (),
+        draw: str | Sequence[str] = (),
+        **kwargs: Any,
     ) -> xr.Dataset:
         """Posterior predictive draws of the observed sites: (chain, draw, *site shape).
 
@@ -141,6 +148,13 @@ class Fit:
         arguments for new rows. Discretes are drawn forward, so a row's prediction does not use its own
         membership; `numpyro.factor` terms do not take part (see `attrs`), so a program whose data are in
         factors alone predicts nothing, and warns. The same seed gives the same values.
+
+        Observed sites that other sites depend on are held at what was observed where they are known for some elements
+        (`obs_mask=`) or where one of their numbers serves many of another's (a parameter fixed by
+        `handlers.condition`); a covariate with a distribution of its own is drawn, and what reads it follows.
+        `attrs["held"]` and `attrs["covariates"]` say so site by site; `hold` and `draw` name sites to be held or drawn.
+
+        >>> fit.predict(hold="x")["y"]                                    # doctest: +SKIP
         """
         program = self._needs_model("predict").program
         if not args and not kwargs:
@@ -150,7 +164,7 @@ class Fit:
             repeats = PREDICTIONS_AT_MODE if draws is None else draws
             draws_of = {n: np.repeat(np.asarray(v)[:, :1], repeats, axis=1) for n, v in self.draws.items()}
         seed = self.about.get("random_seed") if random_seed is None else random_seed
-        return prediction.predict(program, draws_of, args, kwargs, random_seed=seed, limit=draws)
+        return prediction.predict(program, draws_of, args, kwargs, random_seed=seed, limit=draws, hold=hold, draw=draw)
 
     def loo(self, *, unit: str | None = None) -> Any:
         """Leave-one-out cross-validation (PSIS) over independent units, as ArviZ's `ELPDData`."""
@@ -204,7 +218,7 @@ class Fit:
             "findings": list(self.result.findings),
             "info": self.result.info,
             "groups": list(self.result.groups),
-            "starts": _starts_out(self.result.starts),
+            "starts": None if self.result.starts is None else dataclasses.asdict(self.result.starts),
             "families": [dataclasses.asdict(f) for f in self.families],
             "plan": str(self.marginal.explain()) if self.marginal is not None else self.about.get("plan", ""),
         }
@@ -425,13 +439,13 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
         >>> fit.membership(y_new), fit.predict(y_new)                     # doctest: +SKIP
     """
     tree, about = store.read(path)
-    if model is not None:
-        marginal = model if isinstance(model, Marginal) else marginalize(model, *args, **kwargs)
-    elif "model_name" in about and "arguments" in tree.children:
-        ready = build(about["model_name"], about["model_options"])
-        marginal = marginalize(ready, *tidy.read_arguments(tree.children["arguments"]))
-    else:
-        marginal = None
+    marginal = None
+    with bounds.under(identity.limits_of(about.get("identity"))):
+        if model is not None:
+            marginal = model if isinstance(model, Marginal) else marginalize(model, *args, **kwargs)
+        elif "model_name" in about and "arguments" in tree.children:
+            ready = build(about["model_name"], about["model_options"])
+            marginal = marginalize(ready, *tidy.read_arguments(tree.children["arguments"]))
     draws = store.arrays(tree, "posterior")
     computed = {name: draws.pop(name) for name in about.pop("deterministics", ())}
     engine = None
@@ -461,12 +475,6 @@ def load(path: str | Path, model: Any = None, *args: Any, **kwargs: Any) -> Fit:
     )
     del tree.attrs[store.KEY]
     return Fit(lambda: tree, draws, raw, status, notes, method, marginal, result, families, about, computed, engine)
-
-
-def _starts_out(starts: Starts | None) -> Any:
-    if starts is None:
-        return None
-    return dataclasses.asdict(starts)
 
 
 def _starts_in(stored: Any) -> Starts | None:

@@ -7,6 +7,7 @@ no discrete. Another version of a library changes these in their last digits onl
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from marginalia.errors import DataError, compose
+from marginalia.lanes import bounds
 from marginalia.marginal.free import free_terms
 from marginalia.ondraws import OnDraws, Params, count, flatten
 from marginalia.precision import float64
@@ -36,10 +38,16 @@ def of(engine: OnDraws, draws: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {
         "latents": {name: list(site.shape) for name, site in program.latents.items()},
         "discretes": {n: [list(d.shape), int(d.values[0]), _last(d)] for n, d in program.discretes.items()},
+        "limits": dataclasses.asdict(getattr(engine.kernel, "asked", bounds.current())),
         "rows": rows.tolist(),
         "terms": {name: values.tolist() for name, values in _terms(engine, at).items()},
         "log_density": engine.log_density(at).tolist(),
     }
+
+
+def limits_of(kept: Mapping[str, Any] | None) -> bounds.Limits:
+    """The limits under which the fit was made, for its model to be read under them again; else those that hold now."""
+    return bounds.Limits(**kept["limits"]) if kept is not None else bounds.current()
 
 
 def refuse_another(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
+from marginalia import held
 from marginalia.distributions import GIVEN, INVERTED, LISTED, WALKED, find_density, watching_integrals
 from marginalia.errors import DataError, FitError, MarginaliaWarning, compose
 from marginalia.infer.bridge import refuse_improper
@@ -47,22 +48,26 @@ def predict(
     *,
     random_seed: int | None = None,
     limit: int | None = None,
+    hold: Sequence[str] = (),
+    draw: Sequence[str] = (),
 ) -> xr.Dataset:
     """New values of the observed sites, (chain, draw, *site shape), with the discretes behind them.
 
     Continuous latents have their values from the draws. Discretes are drawn forward from their own
-    distribution (a new row's, not the fitted row's, membership), then the observed sites. `numpyro.factor`
+    distribution (a new row's, not the fitted row's, membership), then the observed sites, but for those that are held
+    (`held.choose`; `hold` and `draw` name others), which `attrs["held"]` names with the reason. `numpyro.factor`
     terms and `mask`/`scale` do not take part; where the program has factors, `attrs["factors"]` names them, and
     where it has hand-written densities, `attrs["densities"]` says how they were drawn from. `attrs["predicted"]` names
     the sites that were drawn; a program whose data are in factors alone has none, which is a warning.
 
     Raises:
         FitError: A distribution of the program has no sampler.
+        OptionError: `hold` or `draw` name no observed site.
         DataError: The new arguments ask for latents of another shape than those that were fitted.
     """
     chains, length = next(iter(draws.values())).shape[:2]
     params = flatten(draws, program.latents)
-    forward = _Forward(program, args, kwargs)
+    forward = _Forward(program, args, kwargs, hold, draw)
     with float64():
         keys = np.random.default_rng(random_seed).integers(2**32, size=(count(params), 2), dtype=np.uint32)
         per_draw = forward.look(keys[0], {n: v[0] for n, v in params.items()})
@@ -80,7 +85,7 @@ def predict(
             "they say of data or discretes is not in the prediction"
         )
     attrs = {"predicted": _predicted(program, forward), "factors": factors, "every": every}
-    return _dataset(program, drawn.values, chains, {**attrs, **forward.said(drawn.integrals)})
+    return _dataset(program, drawn.values, chains, {**attrs, **forward.choice.said(), **forward.said(drawn.integrals)})
 
 
 def _predicted(program: Any, forward: _Forward) -> str:
@@ -88,6 +93,8 @@ def _predicted(program: Any, forward: _Forward) -> str:
     if any(name in program.observed for name in forward.kept):
         return ", ".join(forward.kept)
     drawn = f"only the discretes ({', '.join(forward.kept)})" if forward.kept else "nothing"
+    if forward.choice.held:
+        return f"{drawn}, as all that was observed is held"
     words = f"{drawn}, as the program observes no data that could be drawn anew"
     if forward.factors:
         words = (
@@ -136,7 +143,8 @@ def prior_predict(program: Any, number: int, *, random_seed: int | None = None) 
             f"{', '.join(forward.factors)}: draws that they forbid (-inf) were drawn again, {kept} of {tried} were "
             "possible; finite values are not applied"
         )
-    return _dataset(program, values, 1, {"factors": factors, "every": 1, **forward.said(integrals)})
+    attrs = {"factors": factors, "every": 1, **forward.choice.said(), **forward.said(integrals)}
+    return _dataset(program, values, 1, attrs)
 
 
 @dataclass(frozen=True)
@@ -155,8 +163,12 @@ class _Drawn:
 class _Forward:
     """The program run forward: what is not given is drawn."""
 
-    def __init__(self, program: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, program: Any, args: tuple, kwargs: dict[str, Any], hold: Sequence[str] = (), draw: Sequence[str] = ()
+    ) -> None:
         self._program, self._args, self._kwargs = program, args, kwargs
+        self._named = hold, draw
+        self.choice = held.Choice()
         self.factors: list[str] = []
         self.kept: list[str] = []
         self._ways: dict[str, str] = {}
@@ -175,15 +187,13 @@ class _Forward:
         return max(1, TABLES // self._tables) if self._tables else int(MAX_NUMBERS)
 
     def _once(self, key: Any, one: Params) -> tuple[dict[str, Any], dict[str, Any], Any]:
-        # Raw bits become a key here, whatever generator the user has set as JAX's default.
         with watching_integrals() as seen, running():
-            seeded = handlers.seed(self._program.model, jax.random.wrap_key_data(key, impl="threefry2x32"))
-            seeded = handlers.substitute(seeded, data=one)
-            trace = handlers.trace(handlers.uncondition(seeded)).get_trace(*self._args, **self._kwargs)
+            anew = held.Anew(self._seeded(key, one), self.choice.held)
+            trace = handlers.trace(anew).get_trace(*self._args, **self._kwargs)
         samples = {n: s for n, s in trace.items() if s["type"] == "sample"}
         _same_shapes(samples, one)
         self.factors = [n for n, s in samples.items() if type(s["fn"]).__name__ == "Unit"]
-        self.kept = [n for n in samples if n not in one and n not in self.factors]
+        self.kept = [n for n in samples if n not in one and n not in self.factors and n not in self.choice.held]
         found = {n: density for n in self.kept if (density := find_density(samples[n]["fn"])) is not None}
         self._ways = {n: density.way for n, density in found.items()}
         tables = {n: seen[id(density)] for n, density in found.items() if id(density) in seen}
@@ -192,10 +202,26 @@ class _Forward:
         allowed = jnp.ones((), bool)
         for n in self.factors:
             allowed = allowed & jnp.all(samples[n]["fn"].log_prob(samples[n]["value"]) > -jnp.inf)
-        return {n: samples[n]["value"] for n in self.kept}, integrals, allowed
+        whole = held.combined(trace)
+        self.kept += [n for n in whole if n not in self.kept]
+        values = {n: samples[n]["value"] if n in samples else whole[n] for n in self.kept}
+        return values, integrals, allowed
+
+    def _seeded(self, key: Any, one: dict[str, Any]) -> Callable[..., Any]:
+        # Raw bits become a key here, whatever generator the user has set as JAX's default.
+        seeded = handlers.seed(self._program.model, jax.random.wrap_key_data(key, impl="threefry2x32"))
+        return handlers.substitute(seeded, data=one)
+
+    def _choose(self, key: Any, one: Params) -> held.Choice:
+        def run() -> dict[str, Any]:
+            given = {name: jnp.asarray(value) for name, value in one.items()}
+            return handlers.trace(self._seeded(key, given)).get_trace(*self._args, **self._kwargs)
+
+        return held.choose(run, self._program.observed, *self._named)
 
     def look(self, key: Any, one: Params) -> int:
-        """Run it abstractly, and say how many numbers one draw gives."""
+        """Choose what is held, run it abstractly, and say how many numbers one draw gives."""
+        self.choice = _refusing(lambda: self._choose(key, one))
         shapes, _, _ = _refusing(lambda: jax.eval_shape(self._once, key, one))
         return max(1, sum(int(np.prod(s.shape)) for s in shapes.values()))
 

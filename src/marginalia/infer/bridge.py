@@ -20,6 +20,7 @@ from jax.extend import core
 
 from marginalia.errors import FitError, compose
 from marginalia.infer.problem import Problem, as_key, key_data
+from marginalia.lanes.bounds import under
 from marginalia.marginal.kernel import Kernel
 from marginalia.program import Program
 
@@ -44,13 +45,15 @@ class Bridge:
             part.scope.lanes and program.terms[part.terms[0]].kind == "latent" for part in kernel.factors
         )
         if self._tangled:
-            self._prior = Kernel(_restricted(program, ("latent", "discrete"))).log_density
+            with under(kernel.asked):
+                self._prior = Kernel(_restricted(program, ("latent", "discrete"))).log_density
             self._likelihood: Callable[..., Any] = lambda params, data: (
                 kernel.log_density(params, data) - self._prior(params, data)
             )
         else:
             self._prior = self._plain_prior
-            self._likelihood = Kernel(_restricted(program, ("discrete", "observed", "factor"))).log_density
+            with under(kernel.asked):
+                self._likelihood = Kernel(_restricted(program, ("discrete", "observed", "factor"))).log_density
 
     def ends(self, flat: jax.Array, data: Any) -> tuple[jax.Array, jax.Array]:
         """Log prior density with the Jacobian, and log p(data | params); their sum is the posterior's.

@@ -20,6 +20,7 @@ from jax.extend import core
 
 from marginalia.errors import MarginaliaError, Refusal, compose
 from marginalia.jaxpr.reads import dependencies
+from marginalia.lanes.bounds import under
 from marginalia.lanes.interpret import live_equations
 from marginalia.marginal.kernel import Kernel
 from marginalia.precision import float64
@@ -99,8 +100,8 @@ def make_batches(marginal: Any, batch: int) -> Batches:
 
 
 def _make_batches(marginal: Any, batch: int) -> Batches:
-    with float64():
-        whole: Kernel = marginal.kernel
+    whole: Kernel = marginal.kernel
+    with float64(), under(whole.asked):
         size, chosen, part = _read_part(whole.program, batch)
         terms = _row_terms(whole.program, part, size, batch)
         scaled = replace(

@@ -60,7 +60,7 @@ class Kernel:
         self.open_data = open_data
         self.states = States.of(program)
         self.closed: tuple[Any, ...] = tuple(program.jaxpr.consts)
-        self.limits = bounds.current()
+        self.asked = self.limits = bounds.current()
         self.too_large_whole: Refusal | None = None
         self.compiled: dict[Any, Any] = {}
         """What others have compiled of it, by a name of theirs: an equal program finds it again (`recall.py`)."""

@@ -93,12 +93,22 @@ class Marginal:
         return self.explain()
 
     def rebind(self, *args: Any, **kwargs: Any) -> Marginal:
+<<<<<<< HEAD
         """The same model on other data."""
         if not self.endless:
             return marginalize(self.program.model, *args, **kwargs)  # what no data reach is cut when it is asked for
         kept = {name: len(d.values) for name, d in self.program.discretes.items() if d.endless}
         with float64():
             return Marginal(read(self.program.model, args, kwargs, kept))
+=======
+        """The same model on other data, under the limits that held when this one was made."""
+        with bounds.under(self.kernel.asked):
+            if not self.endless:
+                return marginalize(self.program.model, *args, **kwargs)
+            kept = {name: len(d.values) for name, d in self.program.discretes.items() if d.endless}
+            with float64():
+                return Marginal(read(self.program.model, args, kwargs, kept))
+>>>>>>> 906951b (Predictions hold what was given and say so; a pair of a site with itself; limits travel with the model)
 
     @functools.cached_property
     def _compiled(self) -> dict[str, Callable[..., Any]]:
@@ -114,10 +124,15 @@ class Marginal:
 
     def _wider(self, cuts: dict[str, int]) -> Marginal:
         program = self.program
+<<<<<<< HEAD
         with bounds.under(self.kernel.limits):
             wider = read(program.model, program.args, program.kwargs, cuts)
             # A complete marginal stays one.
             return Marginal(wider, Kernel(wider, complete=len(self.kernel.program.discretes) == len(program.discretes)))
+=======
+        with bounds.under(self.kernel.asked):
+            return Marginal(read(program.model, program.args, program.kwargs, cuts))
+>>>>>>> 906951b (Predictions hold what was given and say so; a pair of a site with itself; limits travel with the model)
 
     def covering(self, params: Mapping[str, Any]) -> Marginal:
         """This marginal, or one that keeps more values of its endless discretes, as far as `params` need them.
@@ -228,13 +243,20 @@ class Marginal:
         return self._call("posterior", params)
 
     def pairwise(
-        self, params: Mapping[str, Any], first: str, second: str | None = None, *, lag: int = 1, axis: int = -1
+        self,
+        params: Mapping[str, Any],
+        first: str,
+        second: str | None = None,
+        *,
+        lag: int | None = None,
+        axis: int = -1,
     ) -> Any:
         """P(two discretes | observed, params), exactly: (*shape of the pairs, K of the first, K of the second).
 
-        With one name the pairs are elements `lag` apart along `axis`, so that of a hidden Markov chain the sum over
-        the pairs is the expected number of transitions from state to state; with two names they are the elements of
-        both sites in the same place.
+        A pair is an element of the first site and the element of the second that lies `lag` places further along
+        `axis`. With one name the lag is 1 unless given, so that of a hidden Markov chain the sum over the pairs is the
+        expected number of transitions from state to state; with two names it is 0, elements in the same place. A site
+        named twice is paired with itself: the probabilities of its states, on the diagonal.
 
         >>> marginal.pairwise(params, "z").sum(0)            # expected transition counts, (K, K)
         >>> marginal.pairwise(params, "row", "column")

@@ -19,13 +19,18 @@ from marginalia.marginal.plan import make_plan
 
 
 def pairwise(
-    kernel: Kernel, first: str, second: str | None, lag: int, axis: int
+    kernel: Kernel, first: str, second: str | None, lag: int | None, axis: int
 ) -> Callable[[Mapping[str, Any], Any], Any]:
     """A function of parameters and data that gives `(*shape of the pairs, K of the first, K of the second)`.
 
-    Pairs are elements of one site `lag` apart along `axis`, or elements of two sites in the same place (their shapes
-    broadcast). The pairs are put into the factor graph, so the elimination is exact for any two discretes, near or far.
+    Pairs are elements of the first site and those of the second `lag` places further along `axis` (1 unless given for
+    one site alone; 0 for two, whose shapes broadcast). The pairs are put into the factor graph, so the elimination is
+    exact for any two discretes, near or far.
     """
+    if lag is None:
+        lag = 1 if second is None else 0
+    if lag == 0 and second in (None, first):
+        return _with_itself(kernel, first)
     a, b = _identities(kernel, first, second, lag, axis)
     sizes = [len(kernel.program.discretes[name].values) for name in (first, second or first)]
     scope = Scope((a.size,), tuple(Lane(x.reshape(-1), n) for x, n in zip((a, b), sizes, strict=True)))
@@ -55,12 +60,22 @@ def pairwise(
     return probabilities
 
 
+def _with_itself(kernel: Kernel, name: str) -> Callable[[Mapping[str, Any], Any], Any]:
+    """Each element and itself: its own probabilities on the diagonal."""
+    _of_site(kernel, name)
+
+    def probabilities(params: Mapping[str, Any], data: Any) -> Any:
+        own = kernel.posterior(params, data)[name]
+        return own[..., None] * jnp.eye(own.shape[-1])
+
+    return probabilities
+
+
 def _identities(kernel: Kernel, first: str, second: str | None, lag: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    one = _of_site(kernel, first)
+    one, other = _of_site(kernel, first), _of_site(kernel, second or first)
     if second is not None and second != first:
-        other = _of_site(kernel, second)
         try:
-            a, b = np.broadcast_arrays(one, other)
+            one, other = np.broadcast_arrays(one, other)
         except ValueError as error:
             raise OptionError(
                 compose(
@@ -69,7 +84,8 @@ def _identities(kernel: Kernel, first: str, second: str | None, lag: int, axis: 
                     got=f"shapes {one.shape} and {other.shape}",
                 )
             ) from error
-        return a, b
+        if lag == 0:
+            return one, other
     length = one.shape[axis] if one.ndim and -one.ndim <= axis < one.ndim else 0
     if not 1 <= lag < length:
         raise OptionError(
@@ -81,7 +97,7 @@ def _identities(kernel: Kernel, first: str, second: str | None, lag: int, axis: 
                 remedy="for two sites that are named apart (`z_0`, `z_1`) give both names.",
             )
         )
-    return np.take(one, range(length - lag), axis), np.take(one, range(lag, length), axis)
+    return np.take(one, range(length - lag), axis), np.take(other, range(lag, length), axis)
 
 
 def _of_site(kernel: Kernel, name: str) -> np.ndarray:
