@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 
-from marginalia import held
 from marginalia.distributions import GIVEN, INVERTED, LISTED, WALKED, find_density, watching_integrals
 from marginalia.errors import DataError, FitError, MarginaliaWarning, compose
+from marginalia.held import Anew, Choice, choose, combined
 from marginalia.infer.bridge import refuse_improper
 from marginalia.ondraws import Params, count, flatten
 from marginalia.precision import float64
@@ -55,8 +55,8 @@ def predict(
 
     Continuous latents have their values from the draws. Discretes are drawn forward from their own
     distribution (a new row's, not the fitted row's, membership), then the observed sites, but for those that are held
-    (`held.choose`; `hold` and `draw` name others), which `attrs["held"]` names with the reason. `numpyro.factor`
-    terms and `mask`/`scale` do not take part; where the program has factors, `attrs["factors"]` names them, and
+    (`held.choose` says which; `hold` and `draw` name others), which `attrs["held"]` names with the reason.
+    `numpyro.factor` terms and `mask`/`scale` do not take part; where the program has factors, `attrs["factors"]` names them, and
     where it has hand-written densities, `attrs["densities"]` says how they were drawn from. `attrs["predicted"]` names
     the sites that were drawn; a program whose data are in factors alone has none, which is a warning.
 
@@ -168,7 +168,7 @@ class _Forward:
     ) -> None:
         self._program, self._args, self._kwargs = program, args, kwargs
         self._named = hold, draw
-        self.choice = held.Choice()
+        self.choice = Choice()
         self.factors: list[str] = []
         self.kept: list[str] = []
         self._ways: dict[str, str] = {}
@@ -188,7 +188,7 @@ class _Forward:
 
     def _once(self, key: Any, one: Params) -> tuple[dict[str, Any], dict[str, Any], Any]:
         with watching_integrals() as seen, running():
-            anew = held.Anew(self._seeded(key, one), self.choice.held)
+            anew = Anew(self._seeded(key, one), self.choice.held)
             trace = handlers.trace(anew).get_trace(*self._args, **self._kwargs)
         samples = {n: s for n, s in trace.items() if s["type"] == "sample"}
         _same_shapes(samples, one)
@@ -202,7 +202,7 @@ class _Forward:
         allowed = jnp.ones((), bool)
         for n in self.factors:
             allowed = allowed & jnp.all(samples[n]["fn"].log_prob(samples[n]["value"]) > -jnp.inf)
-        whole = held.combined(trace)
+        whole = combined(trace)
         self.kept += [n for n in whole if n not in self.kept]
         values = {n: samples[n]["value"] if n in samples else whole[n] for n in self.kept}
         return values, integrals, allowed
@@ -212,12 +212,14 @@ class _Forward:
         seeded = handlers.seed(self._program.model, jax.random.wrap_key_data(key, impl="threefry2x32"))
         return handlers.substitute(seeded, data=one)
 
-    def _choose(self, key: Any, one: Params) -> held.Choice:
+    def _choose(self, key: Any, one: Params) -> Choice:
         def run() -> dict[str, Any]:
             given = {name: jnp.asarray(value) for name, value in one.items()}
-            return handlers.trace(self._seeded(key, given)).get_trace(*self._args, **self._kwargs)
+            trace = handlers.trace(self._seeded(key, given)).get_trace(*self._args, **self._kwargs)
+            _same_shapes({n: s for n, s in trace.items() if s["type"] == "sample"}, one)
+            return trace
 
-        return held.choose(run, self._program.observed, *self._named)
+        return choose(run, self._program.observed, *self._named)
 
     def look(self, key: Any, one: Params) -> int:
         """Choose what is held, run it abstractly, and say how many numbers one draw gives."""
