@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 from numpyro.primitives import Messenger
 
 from marginalia.errors import OptionError, compose
-from marginalia.lanes.loops import dependencies
+from marginalia.jaxpr.reads import dependencies
 from marginalia.running import running
 
 OBSERVED, UNOBSERVED = "_observed", "_unobserved"

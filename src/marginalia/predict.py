@@ -56,9 +56,10 @@ def predict(
     Continuous latents have their values from the draws. Discretes are drawn forward from their own
     distribution (a new row's, not the fitted row's, membership), then the observed sites, but for those that are held
     (`held.choose` says which; `hold` and `draw` name others), which `attrs["held"]` names with the reason.
-    `numpyro.factor` terms and `mask`/`scale` do not take part; where the program has factors, `attrs["factors"]` names them, and
-    where it has hand-written densities, `attrs["densities"]` says how they were drawn from. `attrs["predicted"]` names
-    the sites that were drawn; a program whose data are in factors alone has none, which is a warning.
+    `numpyro.factor` terms and `mask`/`scale` do not take part; where the program has factors, `attrs["factors"]` names
+    them, and where it has hand-written densities, `attrs["densities"]` says how they were drawn from.
+    `attrs["predicted"]` names the sites that were drawn; a program whose data are in factors alone has none, which is a
+    warning.
 
     Raises:
         FitError: A distribution of the program has no sampler.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from marginalia.lanes.loops import dependencies
+from marginalia.jaxpr.reads import dependencies
 from marginalia.marginal.drawing import in_blocks, side_by_side
 
 MOST_NUMBERS = 10_000  # of one term: what has more is data

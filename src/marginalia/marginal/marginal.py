@@ -93,22 +93,14 @@ class Marginal:
         return self.explain()
 
     def rebind(self, *args: Any, **kwargs: Any) -> Marginal:
-<<<<<<< HEAD
-        """The same model on other data."""
-        if not self.endless:
-            return marginalize(self.program.model, *args, **kwargs)  # what no data reach is cut when it is asked for
-        kept = {name: len(d.values) for name, d in self.program.discretes.items() if d.endless}
-        with float64():
-            return Marginal(read(self.program.model, args, kwargs, kept))
-=======
         """The same model on other data, under the limits that held when this one was made."""
         with bounds.under(self.kernel.asked):
             if not self.endless:
+                # What no data reach is cut when it is asked for.
                 return marginalize(self.program.model, *args, **kwargs)
             kept = {name: len(d.values) for name, d in self.program.discretes.items() if d.endless}
             with float64():
                 return Marginal(read(self.program.model, args, kwargs, kept))
->>>>>>> 906951b (Predictions hold what was given and say so; a pair of a site with itself; limits travel with the model)
 
     @functools.cached_property
     def _compiled(self) -> dict[str, Callable[..., Any]]:
@@ -124,15 +116,10 @@ class Marginal:
 
     def _wider(self, cuts: dict[str, int]) -> Marginal:
         program = self.program
-<<<<<<< HEAD
-        with bounds.under(self.kernel.limits):
+        with bounds.under(self.kernel.asked):
             wider = read(program.model, program.args, program.kwargs, cuts)
             # A complete marginal stays one.
             return Marginal(wider, Kernel(wider, complete=len(self.kernel.program.discretes) == len(program.discretes)))
-=======
-        with bounds.under(self.kernel.asked):
-            return Marginal(read(program.model, program.args, program.kwargs, cuts))
->>>>>>> 906951b (Predictions hold what was given and say so; a pair of a site with itself; limits travel with the model)
 
     def covering(self, params: Mapping[str, Any]) -> Marginal:
         """This marginal, or one that keeps more values of its endless discretes, as far as `params` need them.
