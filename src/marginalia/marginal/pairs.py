@@ -29,7 +29,7 @@ def pairwise(
     """
     if lag is None:
         lag = 1 if second is None else 0
-    if lag == 0 and second in (None, first):
+    if lag == 0 and second == first:
         return _with_itself(kernel, first)
     a, b = _identities(kernel, first, second, lag, axis)
     sizes = [len(kernel.program.discretes[name].values) for name in (first, second or first)]
