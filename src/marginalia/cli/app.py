@@ -239,7 +239,7 @@ def _prepared(data: Path, column: list[str] | None, components: int, model: str)
             compose(
                 "there are too few rows",
                 where=str(data),
-                expected=f"at least {max(2, components)} rows for {components} component{'s' if components > 1 else ''}",
+                expected=f"at least {max(2, components)} rows for {components} component{'s' * (components > 1)}",
                 got=f"{len(y)}",
             )
         )
