@@ -23,6 +23,7 @@ from numpyro.distributions.distribution import COERCIONS
 
 from marginalia.errors import ModelError, compose
 from marginalia.places import spoken, user_line
+from marginalia.shared import InPlace
 
 
 @dataclass(frozen=True)
@@ -34,30 +35,19 @@ class Pending:
 
 
 _thread = threading.local()
-_lock = threading.Lock()
-_readers = 0
 
 
 @contextmanager
 def checked_parameters() -> Iterator[list[Pending]]:
     """Check the parameters of all distributions that this thread makes; those under trace come in the list."""
-    global _readers
     pending: list[Pending] = []
     readings = _thread.__dict__.setdefault("readings", [])  # one program may be read inside another
-    with _lock:
-        _readers += 1
-        if _readers == 1:
-            # First in the list, so that handlers that take theirs off its end find it there.
-            COERCIONS.insert(0, _make)
-    readings.append((pending, get_opaque_trace_state(convention="flax")))
-    try:
-        yield pending
-    finally:
-        readings.pop()
-        with _lock:
-            _readers -= 1
-            if _readers == 0:
-                COERCIONS.remove(_make)
+    with _checks.wanted():
+        readings.append((pending, get_opaque_trace_state(convention="flax")))
+        try:
+            yield pending
+        finally:
+            readings.pop()
 
 
 def _make(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -77,6 +67,10 @@ def _make(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     finally:
         del fn.validate_args
     return fn
+
+
+# First in the list, so that handlers that take theirs off its end find it there.
+_checks = InPlace(lambda: COERCIONS.insert(0, _make), lambda: COERCIONS.remove(_make))
 
 
 def _not_given(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> set[str]:

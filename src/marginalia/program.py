@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from marginalia.jaxpr.known import known_values
 from marginalia.jaxpr.ranges import Maybe, Range, range_of_array
 from marginalia.jaxpr.reads import dependencies
 from marginalia.jaxpr.slopes import with_finite_slopes
+from marginalia.lax import Widened
 from marginalia.running import running
 from marginalia.survey import (
     Survey,
@@ -264,10 +266,16 @@ def read(
 def _surveyed(
     model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Callable[..., Any], dict[str, dict[str, Any]], Survey]:
-    """The first pass, and the model that it is of: where data were cut before, their plates take no other rows."""
+    """The first pass, and the model that it is of, for programs that run as they are under JAX's own setting only.
+
+    Where data were cut before, their plates take no other rows; where 32 bits meet 64, loops are wide.
+    """
     try:
         return model, *survey(model, args, kwargs)
-    except (DataError, ValueError, TypeError, AssertionError):
+    except (DataError, ValueError, TypeError, AssertionError) as error:
+        if isinstance(error, TypeError) and not isinstance(model, Widened | OnRows):
+            with contextlib.suppress(TypeError):
+                return _surveyed(Widened(model), args, kwargs)
         cut = {} if isinstance(model, OnRows) else cut_before(model, args, kwargs)
         if not cut:
             raise

@@ -18,6 +18,7 @@ import numpyro
 from numpyro import primitives
 
 from marginalia.parameters import Pending, checked_parameters
+from marginalia.shared import InPlace
 from marginalia.widths import WideLoops
 
 _NUMPYRO = str(Path(numpyro.__file__ or "").parent)
@@ -60,34 +61,28 @@ class _OfThread(MutableSequence[Any]):
 
 
 _of_thread = _OfThread(getattr(primitives, _STACK))
-_lock = threading.Lock()
-_readers = 0
 
 
 @contextmanager
 def own_handlers() -> Iterator[None]:
     """Handlers of this thread alone. Those around the call hold for a program that is not read inside another."""
-    global _readers
-    with _lock:
-        _readers += 1
-        if _readers == 1:
-            _put(_of_thread)
-    around = [] if _of_thread.stacks or not _of_thread.shared or _others_in_numpyro() else list(_of_thread.shared)
-    _of_thread.stacks.append(around)
-    try:
-        yield
-    finally:
-        _of_thread.stacks.pop()
-        with _lock:
-            _readers -= 1
-            if _readers == 0:
-                _put(_of_thread.shared)
+    with _stacks.wanted():
+        outermost = not _of_thread.stacks
+        around = list(_of_thread.shared) if outermost and _of_thread.shared and not _others_in_numpyro() else []
+        _of_thread.stacks.append(around)
+        try:
+            yield
+        finally:
+            _of_thread.stacks.pop()
 
 
 def _put(stack: Any) -> None:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "numpyro" and _STACK in vars(module):
             setattr(module, _STACK, stack)
+
+
+_stacks = InPlace(lambda: _put(_of_thread), lambda: _put(_of_thread.shared))
 
 
 def _others_in_numpyro() -> bool:
