@@ -18,6 +18,7 @@ from marginalia.arguments import keep
 from marginalia.data_checks import check_arguments, check_observed
 from marginalia.errors import DataError, Refusal, compose
 from marginalia.jaxpr.device import owned
+from marginalia.jaxpr.doubles import in_doubles
 from marginalia.jaxpr.known import known_values
 from marginalia.jaxpr.ranges import Maybe, Range, range_of_array
 from marginalia.jaxpr.reads import dependencies
@@ -345,7 +346,7 @@ def _density(
         closed = jax.make_jaxpr(lambda *values: whole_program(*values)[: len(terms)])(*floats, *whole)
     ranges: list[Maybe] = [_range_of_support(latent.support) for latent in latents.values()]
     ranges += [range_of_array(discrete.values) for discrete in discretes.values()]
-    return with_finite_slopes(closed, ranges), tuple(found)
+    return with_finite_slopes(in_doubles(closed), ranges), tuple(found)
 
 
 def _range_of_support(support: Any) -> Range:
@@ -453,7 +454,8 @@ def _log_prob(name: str, site: dict[str, Any], discretes: dict[str, Discrete], s
     fn, mask = peel(site["fn"])
     value = site["value"]
     if site["is_observed"] and not isinstance(fn, dist.Unit):
-        value = jnp.array(value, copy=True)  # traced: NumPyro looks into concrete values, which are checked already
+        # Traced: NumPyro looks into concrete values, which are checked already. Of a dtype that nothing narrows.
+        value = jnp.array(value, dtype=jnp.result_type(value), copy=True)
         if mask is not None:
             # A masked value is never computed with: it may be missing, and its gradient must not be either.
             shown = jnp.reshape(mask, jnp.shape(mask) + (1,) * fn.event_dim)

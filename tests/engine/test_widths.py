@@ -105,3 +105,81 @@ def test_branches_of_numpyro_s_cond_may_differ_in_width():
     for a, m in ((0.7, 1.4), (-0.7, 1.0)):
         expected = -(a**2) / 2 - (0.3 - m) ** 2 / 2 - np.log(2 * np.pi)
         close(mg.marginalize(model).log_density({"a": a}), expected, "density")
+
+
+# ---- jax.lax and float32 by name: each with a at 0.3, z ~ Bernoulli(0.3), y = 0.7 ~ Normal(m, 1) -------------
+
+
+def counted(a, z):
+    return a * jax.lax.scan(lambda n, x: (n + x, n), jnp.zeros((), jnp.int32), jnp.stack([z, z]))[0]
+
+
+def grown(a, z):
+    return jax.lax.fori_loop(0, 3, lambda i, m: m * a + 0.1, jnp.ones((), jnp.float32)) + z
+
+
+def halved(a, z):
+    start = (jnp.int32(0), jnp.ones((), jnp.float32))
+    return a + z * jax.lax.while_loop(lambda c: c[0] < 2, lambda c: (c[0] + jnp.int64(1), c[1] / 3.0), start)[1]
+
+
+def chosen(a, z):
+    return jax.lax.cond(z == 1, lambda x: x / 3, lambda x: jnp.zeros((), jnp.float32), a)
+
+
+def switched(a, z):
+    return jax.lax.switch(z, [lambda x: jnp.float32(0.25), lambda x: x / 3], a)
+
+
+def operated(a, z):
+    both = jax.lax.concatenate([jnp.zeros(1, jnp.float32), (a / 3)[None]], 0)
+    updated = jax.lax.dynamic_update_slice(jnp.zeros(2, jnp.float32), both, (0,))
+    return updated[1] * jax.lax.add(z, jnp.ones((), jnp.int32))
+
+
+def rounded(a, z):
+    """float32 by name, also in a function with a derivative of its own, is no rounding; half precision is."""
+    m = (a / 3).astype(jnp.float32) + jax.nn.softplus((a * z).astype(jnp.float32))
+    return m + jnp.where(z == 1, jnp.float32(1) / 3, jnp.float16(0.1))
+
+
+def wrapped(a, z):
+    """Whole numbers of 8 bits go round, as they are meant to."""
+    return a * (z.astype(jnp.int8) * jnp.int8(100) + jnp.int8(100)).astype(jnp.float32)
+
+
+A = 0.3
+MEANS = {
+    counted: (0.0, 2 * A),
+    grown: (((A + 0.1) * A + 0.1) * A + 0.1, ((A + 0.1) * A + 0.1) * A + 1.1),
+    halved: (A, A + 1 / 9),
+    chosen: (0.0, A / 3),
+    switched: (0.25, A / 3),
+    operated: (A / 3, 2 * A / 3),
+    rounded: (A / 3 + np.log(2) + float(np.float16(0.1)), A / 3 + np.log1p(np.exp(A)) + 1 / 3),
+    wrapped: (100 * A, -56 * A),
+}
+SLOPES = {counted: (0, 2), rounded: (1 / 3, 1 / 3 + 1 / (1 + np.exp(-A))), wrapped: (100, -56)}
+
+
+@pytest.mark.parametrize("mean", MEANS, ids=lambda f: f.__name__)
+def test_what_runs_in_32_bits_runs_and_is_exact_to_64(mean):
+    def model():
+        a = numpyro.sample("a", dist.ImproperUniform(dist.constraints.real, (), ()))
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Normal(mean(a, z), 1), obs=0.7)
+
+    scan_before = jax.lax.scan
+    kernel = mg.marginalize(model).kernel
+    assert jax.lax.scan is scan_before
+    expected = np.asarray(MEANS[mean])
+    weights = np.array([0.7, 0.3]) * np.exp(-((0.7 - expected) ** 2) / 2)
+    with jax.enable_x64(True):
+        if mean not in SLOPES:  # `while` has no reverse mode
+            close(
+                kernel.log_density({"a": jnp.asarray(A)}, kernel.data), np.log(weights.sum() / np.sqrt(2 * np.pi)), ""
+            )
+            return
+        value, slope = jax.jit(jax.value_and_grad(lambda a: kernel.log_density({"a": a}, kernel.data)))(A)
+    close(value, np.log(weights.sum() / np.sqrt(2 * np.pi)), "density")
+    close(slope, (weights * (0.7 - expected) * np.asarray(SLOPES[mean])).sum() / weights.sum(), "slope")
