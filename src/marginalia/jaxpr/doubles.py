@@ -17,6 +17,7 @@ from jax.extend import core
 
 from marginalia.jaxpr import constants
 from marginalia.jaxpr.calls import inner_program, scan_counts
+from marginalia.jaxpr.reads import live_equations
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -44,16 +45,6 @@ def _wide(dtype: Any) -> Any:
     return DOUBLE if dtype == SINGLE else dtype
 
 
-def _live(jaxpr: core.Jaxpr) -> list[Any]:
-    needed = {v for v in jaxpr.outvars if isinstance(v, core.Var)}
-    live = []
-    for equation in reversed(jaxpr.eqns):
-        if any(v in needed for v in equation.outvars):
-            live.append(equation)
-            needed.update(v for v in equation.invars if isinstance(v, core.Var))
-    return live[::-1]
-
-
 def _programs(equation: Any) -> list[core.Jaxpr]:
     parts = [value if isinstance(value, tuple | list) else (value,) for value in equation.params.values()]
     return [one.jaxpr for part in parts for one in part if isinstance(one, core.ClosedJaxpr)]
@@ -63,7 +54,7 @@ def _has_singles(jaxpr: core.Jaxpr) -> bool:
     return any(
         any(getattr(v.aval, "dtype", None) == SINGLE for v in (*equation.invars, *equation.outvars))
         or any(map(_has_singles, _programs(equation)))
-        for equation in _live(jaxpr)
+        for equation in live_equations(jaxpr)
     )
 
 
@@ -82,7 +73,7 @@ def _run(closed: core.ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
             return np.asarray(atom.val, dtype=_wide(about.dtype))
         return values[atom]
 
-    for equation in _live(jaxpr):
+    for equation in live_equations(jaxpr):
         values.update(zip(equation.outvars, _evaluate(equation, [read(a) for a in equation.invars]), strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 

@@ -1,4 +1,4 @@
-"""Which inputs of a jaxpr each of its outputs depends on."""
+"""Which inputs of a jaxpr each of its outputs depends on, and through which equations."""
 
 from __future__ import annotations
 
@@ -46,3 +46,14 @@ def _through_loop(equation: Any, given: Sequence[set[int]]) -> list[set[int]]:
 
 def _union(sets: Any) -> set[int]:
     return set().union(*sets)
+
+
+def live_equations(jaxpr: core.Jaxpr, outputs: Sequence[Any] | None = None) -> list[Any]:
+    """The equations that some output depends on, in order."""
+    needed = {v for v in (jaxpr.outvars if outputs is None else outputs) if isinstance(v, core.Var)}
+    live = []
+    for equation in reversed(jaxpr.eqns):
+        if any(v in needed for v in equation.outvars):
+            live.append(equation)
+            needed.update(v for v in equation.invars if isinstance(v, core.Var))
+    return live[::-1]

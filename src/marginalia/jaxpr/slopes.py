@@ -22,6 +22,7 @@ from marginalia.jaxpr import constants
 from marginalia.jaxpr.calls import inner_program, scan_counts
 from marginalia.jaxpr.operations import range_of_operation
 from marginalia.jaxpr.ranges import LADDER, REAL, Maybe, Range, join, range_of_array, widened, within
+from marginalia.jaxpr.reads import live_equations
 
 
 class Held(NamedTuple):
@@ -129,7 +130,7 @@ class _Reading:
                 return Held(array, range_of_array(array), False)
             return held[atom]
 
-        for equation in _live(jaxpr):
+        for equation in live_equations(jaxpr):
             held.update(
                 zip(equation.outvars, self._equation(equation, [read(a) for a in equation.invars]), strict=True)
             )
@@ -300,17 +301,6 @@ def _range_of_constant(array: Any) -> Maybe:
     if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) or isinstance(array, jax.core.Tracer):
         return REAL
     return range_of_array(array)
-
-
-def _live(jaxpr: core.Jaxpr) -> list[Any]:
-    """The equations that some output depends on, in order."""
-    needed = {v for v in jaxpr.outvars if isinstance(v, core.Var)}
-    live = []
-    for equation in reversed(jaxpr.eqns):
-        if any(v in needed for v in equation.outvars):
-            live.append(equation)
-            needed.update(v for v in equation.invars if isinstance(v, core.Var))
-    return live[::-1]
 
 
 # ---- one operation ------------------------------------------------------------------------------------------

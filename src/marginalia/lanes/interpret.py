@@ -21,6 +21,7 @@ from jax.extend import core
 
 from marginalia.jaxpr import constants
 from marginalia.jaxpr.known import Lazy
+from marginalia.jaxpr.reads import live_equations
 from marginalia.lanes import bounds
 from marginalia.lanes.sums import count_sum
 from marginalia.lanes.value import (
@@ -163,17 +164,6 @@ def as_constant(array: Any) -> Value:
     return (
         constant(array) if isinstance(array, np.ndarray) else plain(jnp.asarray(array), Lazy(lambda: np.asarray(array)))
     )
-
-
-def live_equations(jaxpr: core.Jaxpr, outputs: Sequence[Any] | None = None) -> list[Any]:
-    """The equations that some output depends on, in order."""
-    needed = {v for v in (jaxpr.outvars if outputs is None else outputs) if isinstance(v, core.Var)}
-    live = []
-    for equation in reversed(jaxpr.eqns):
-        if any(v in needed for v in equation.outvars):
-            live.append(equation)
-            needed.update(v for v in equation.invars if isinstance(v, core.Var))
-    return live[::-1]
 
 
 def interpret_equation(equation: Any, nodes: list[Node]) -> list[Node]:

@@ -19,9 +19,8 @@ import numpy as np
 from jax.extend import core
 
 from marginalia.errors import MarginaliaError, Refusal, compose
-from marginalia.jaxpr.reads import dependencies
+from marginalia.jaxpr.reads import dependencies, live_equations
 from marginalia.lanes.bounds import under
-from marginalia.lanes.interpret import live_equations
 from marginalia.marginal.kernel import Kernel
 from marginalia.precision import float64
 from marginalia.program import Program, Term, read
