@@ -17,12 +17,13 @@ from numpyro import handlers
 from marginalia.arguments import keep
 from marginalia.data_checks import check_arguments, check_observed
 from marginalia.errors import DataError, Refusal, compose
+from marginalia.families import gives_probabilities
 from marginalia.jaxpr.device import owned
 from marginalia.jaxpr.doubles import in_doubles
 from marginalia.jaxpr.known import known_values
 from marginalia.jaxpr.ranges import Maybe, Range, range_of_array
-from marginalia.jaxpr.reads import dependencies
 from marginalia.jaxpr.slopes import with_finite_slopes
+from marginalia.lanes.bounds import current
 from marginalia.lax import Widened
 from marginalia.running import running
 from marginalia.survey import (
@@ -58,12 +59,14 @@ class Discrete(Site):
 
     `bounds` are the smallest and the largest value of each element where these differ from element to element (a
     binomial with its own count per row), None where all elements have the whole support. An `endless` one has no
-    largest value, and `values` are those that are kept.
+    largest value, and `values` are those that are kept. The support of an `inherited` one is computed from other
+    discretes, and has no end where theirs have none.
     """
 
     values: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     bounds: tuple[np.ndarray, np.ndarray] | None = None
     endless: bool = False
+    inherited: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,19 +93,6 @@ class Term:
 
 
 @dataclass(frozen=True, eq=False)
-class Peaks:
-    """Largest values that terms can take, whatever the discretes: `jaxpr` maps the same inputs to those of `terms`.
-
-    For programs with endless discretes only. `loose`: some of these have probabilities that NumPyro computes by a
-    series, so that they do not add up to 1 to the last digits.
-    """
-
-    jaxpr: core.ClosedJaxpr
-    terms: tuple[int, ...]
-    loose: bool
-
-
-@dataclass(frozen=True, eq=False)
 class Program:
     """A NumPyro program, read: `jaxpr` maps latents and discretes (in order) to `terms` (in order).
 
@@ -121,7 +111,6 @@ class Program:
     terms: tuple[Term, ...]
     jaxpr: core.ClosedJaxpr
     fixed_supports: bool
-    peaks: Peaks | None = None
     drawn: dict[str, int] = field(default_factory=dict)
 
     def trace(self, values: Mapping[str, Any], key: Any = None) -> dict[str, dict[str, Any]]:
@@ -234,10 +223,12 @@ def read(
             fixed = fixed and support is not None
             latents[name] = Latent(name, site["shape"], site["dims"], support)
         elif site["kind"] == "discrete":
-            cut = (cuts or {}).get(name, FIRST_CUT) if site["endless"] else None
-            bounds = tables.bounds(name, cut) or bounds_from_parents(model, args, kwargs, name, sites, discretes)
+            cut = _values_kept(name, tables, cuts or {}) if site["endless"] else None
+            bounds = tables.bounds(name, cut)
+            inherited = bounds is None
+            bounds = bounds or bounds_from_parents(model, args, kwargs, name, sites, discretes)
             support_ = listed(name, site["shape"], bounds)
-            discretes[name] = Discrete(name, site["shape"], site["dims"], *support_, site["endless"])
+            discretes[name] = Discrete(name, site["shape"], site["dims"], *support_, site["endless"], inherited)
     observed = {}
     for name, site in sites.items():
         if site["kind"] == "observed":
@@ -257,10 +248,8 @@ def read(
     jaxpr = core.ClosedJaxpr(jaxpr.jaxpr, [owned(x) for x in jaxpr.consts])
     deterministics = {n: Site(n, s["shape"], s["dims"]) for n, s in sites.items() if s["kind"] == "deterministic"}
     plates = {n: s["size"] for n, s in sites.items() if s["kind"] == "plate"}
-    endless = any(d.endless for d in discretes.values())
-    peaks = _peaks(model, args, kwargs, latents, discretes, terms) if endless else None
     return Program(
-        model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed, peaks, drawn
+        model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed, drawn
     )
 
 
@@ -284,6 +273,14 @@ def _surveyed(
     return model, *survey(model, args, kwargs)
 
 
+def _values_kept(name: str, tables: Survey, cuts: Mapping[str, int]) -> int:
+    """How many values are kept of a discrete without a largest one: what the user says, or a first guess."""
+    last, low = current().last_of(name), tables.known(("low", name))
+    if last is None or low is None:
+        return cuts.get(name, FIRST_CUT)
+    return last + 1 - int(np.min(low))
+
+
 def _density(
     model: Callable[..., Any],
     args: tuple[Any, ...],
@@ -304,14 +301,15 @@ def _density(
         for name, site in sites.items():
             if site["type"] != "sample":
                 continue
-            outputs.append(_log_prob(name, site, discretes, sites))
+            outputs.append(log_probability(name, site, discretes, sites))
             kind = (
                 "factor"
                 if isinstance(site["fn"], dist.Unit)
                 else ("observed" if site["is_observed"] else "discrete" if name in discretes else "latent")
             )
             # A latent's probabilities sum to no more than 1 unless they are masked.
-            probability = is_discrete(site["fn"]) and (kind == "observed" or peel(site["fn"])[1] is None)
+            base, mask = peel(site["fn"])
+            probability = is_discrete(site["fn"]) and gives_probabilities(base) and (kind == "observed" or mask is None)
             whole = kind == "discrete" and site["scale"] is None and _adds_to_one(site["fn"])
             terms.append((name, kind, tuple(np.shape(outputs[-1])), probability, whole))
             scales.append(site["scale"])
@@ -387,61 +385,7 @@ def _adds_to_one(fn: Any) -> bool:
     return mask is None and type(fn) in PROPER
 
 
-def _largest(fn: Any) -> Any:
-    """The log-density of a location family where the value is the location, computed without it; else None.
-
-    It does not change with the location, so it holds whatever discretes that reads.
-    """
-    while isinstance(fn, dist.ExpandedDistribution):
-        fn = fn.base_dist
-    if isinstance(fn, dist.Normal | dist.Laplace | dist.Cauchy | dist.Logistic | dist.Gumbel):
-        return type(fn)(0.0, fn.scale).log_prob(0.0)
-    if isinstance(fn, dist.StudentT):
-        return dist.StudentT(fn.df, 0.0, fn.scale).log_prob(0.0)
-    if isinstance(fn, dist.MultivariateNormal):
-        zeros = jnp.zeros(jnp.shape(fn.loc)[-1:])
-        return dist.MultivariateNormal(zeros, scale_tril=fn.scale_tril).log_prob(zeros)
-    return None
-
-
-def _peaks(
-    model: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    latents: dict[str, Latent],
-    discretes: dict[str, Discrete],
-    terms: tuple[Term, ...],
-) -> Peaks:
-    """The largest log-densities of observed locations, where these do not depend on a discrete."""
-    places = {term.name: i for i, term in enumerate(terms)}
-    known: list[int] = []
-    loose: list[bool] = []
-
-    def run(params: list[Any], states: list[Any]) -> list[Any]:
-        values = dict(zip([*latents, *discretes], [*params, *states], strict=True))
-        outputs = []
-        for name, site in run_model(model, args, kwargs, values, None).items():
-            if site["type"] != "sample":
-                continue
-            fn, mask = peel(site["fn"])
-            largest = _largest(fn) if site["is_observed"] else None
-            if largest is not None:
-                largest = jnp.broadcast_to(largest, terms[places[name]].shape)
-                outputs.append(largest if mask is None else jnp.where(mask, largest, 0.0))
-                known.append(places[name])
-            while hasattr(fn, "base_dist"):
-                fn = fn.base_dist
-            loose.append(name in discretes and discretes[name].endless and isinstance(fn, dist.GammaPoisson))
-        return outputs
-
-    floats = [jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for s in latents.values()]
-    whole = [jax.ShapeDtypeStruct(s.shape, jnp.result_type(int)) for s in discretes.values()]
-    closed = jax.make_jaxpr(run)(floats, whole)
-    free = [i for i, read in enumerate(dependencies(closed.jaxpr)) if all(j < len(latents) for j in read)]
-    return Peaks(closed, tuple(known[i] if i in free else -1 for i in range(len(known))), any(loose))
-
-
-def _seen(name: str, sites: Mapping[str, Any]) -> Any:
+def seen_of(name: str, sites: Mapping[str, Any]) -> Any:
     """What was observed of a partly observed discrete: NumPyro splits it in two sites, and a deterministic of both."""
     stem = name.removesuffix("_unobserved")
     twin = sites.get(f"{stem}_observed")
@@ -450,7 +394,7 @@ def _seen(name: str, sites: Mapping[str, Any]) -> Any:
     return twin["value"] if twin["type"] == "sample" and twin["is_observed"] else None
 
 
-def _log_prob(name: str, site: dict[str, Any], discretes: dict[str, Discrete], sites: Mapping[str, Any]) -> Any:
+def log_probability(name: str, site: dict[str, Any], discretes: dict[str, Discrete], sites: Mapping[str, Any]) -> Any:
     fn, mask = peel(site["fn"])
     value = site["value"]
     if site["is_observed"] and not isinstance(fn, dist.Unit):
@@ -462,7 +406,7 @@ def _log_prob(name: str, site: dict[str, Any], discretes: dict[str, Discrete], s
             value = jnp.where(shown, value, jnp.asarray(fn.support.feasible_like(value), value.dtype))
     log_prob = fn.log_prob(value)
     if mask is not None:
-        seen = _seen(name, sites) if name in discretes else None
+        seen = seen_of(name, sites) if name in discretes else None
         # Elements that were observed have one state, and count for nothing themselves.
         masked = 0.0 if seen is None else jnp.where(value == seen, 0.0, -jnp.inf)
         log_prob = jnp.where(mask, log_prob, jnp.broadcast_to(jnp.asarray(masked, log_prob.dtype), log_prob.shape))

@@ -17,8 +17,10 @@ from numpyro.distributions import constraints
 from numpyro.primitives import Messenger
 
 from marginalia.errors import DataError, MarginaliaError, ModelError, Refusal, compose
+from marginalia.families import endless_of
 from marginalia.jaxpr.known import known_values
 from marginalia.jaxpr.reads import dependencies
+from marginalia.lanes.bounds import current
 from marginalia.lanes.supports import bounds_over_parents
 from marginalia.parameters import Pending
 from marginalia.tracing import AnyRows, Placeholder, is_discrete, peel, reading
@@ -287,25 +289,10 @@ def _survey_site(
         for i, leaf in enumerate(leaves):
             put(("bound", name, str(i)), leaf)
         return
-    endless = ends_in_fall(base) and not hasattr(base.support, "upper_bound")
+    known = endless_of(base) is not None or current().vouches(name)
+    endless = known and not hasattr(base.support, "upper_bound")
     sites[name] = {"kind": "discrete", "endless": endless, **common}
     _put_bounds(name, base, put, endless)
-
-
-ENDLESS = (dist.Poisson, dist.GammaPoisson, dist.GeometricProbs, dist.GeometricLogits)
-"""Families without a largest value whose probabilities end by falling at least geometrically (GammaPoisson is every
-negative binomial), so that what is cut off can be bounded by what is kept."""
-
-
-def ends_in_fall(fn: Any) -> bool:
-    """Whether a distribution, or what it inflates or expands, is one of `ENDLESS`."""
-    while True:
-        if isinstance(fn, ENDLESS):
-            return True
-        inner = getattr(fn, "base_dist", None)
-        if inner is None:
-            return False
-        fn = inner
 
 
 def _put_bounds(name: str, base: Any, put: Callable[..., None], endless: bool) -> None:
@@ -335,8 +322,9 @@ def _put_bounds(name: str, base: Any, put: Callable[..., None], endless: bool) -
                 expected="a discrete with a finite support (Categorical, Bernoulli, Binomial, DiscreteUniform, ...), "
                 "or a Poisson, negative binomial or geometric one, plain, zero-inflated or with a hurdle",
                 got=str(support),
-                remedy="cut it where the lost mass does not matter: `dist.Categorical(logits=dist."
-                f"{type(base).__name__}(...).log_prob(jnp.arange(K)))` with K large enough.",
+                remedy="say up to where it matters: `with mg.limits(up_to={'"
+                + name
+                + "': 500}): ...` sums its values up to 500 and no others.",
             )
         )
 

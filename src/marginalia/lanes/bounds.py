@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limits:
-    """States of one clique, numbers in one table, and the part of a sum over endless support that may be lost."""
+    """States of one clique, numbers in one table, and the part of a sum over endless support that may be lost.
+
+    `up_to` are the last values that the user has summed of discretes without a largest one, for each site or all.
+    """
 
     max_states: int = 2**20
     max_numbers: int = 2**28
     max_lost: float = 1e-12
+    up_to: int | tuple[tuple[str, int], ...] | None = None
+
+    def last_of(self, name: str) -> int | None:
+        """The last value to be summed of a discrete without a largest one, None where that is not said."""
+        return dict(self.up_to).get(name) if isinstance(self.up_to, tuple) else self.up_to
+
+    def vouches(self, name: str) -> bool:
+        """Whether the user answers for where a discrete's support is cut."""
+        return self.last_of(name) is not None
 
 
 @dataclass
@@ -56,28 +68,45 @@ def context() -> Context | None:
 
 @contextlib.contextmanager
 def limits(
-    *, max_states: int | None = None, max_numbers: int | None = None, max_lost: float | None = None
+    *,
+    max_states: int | None = None,
+    max_numbers: int | None = None,
+    max_lost: float | None = None,
+    up_to: int | Mapping[str, int] | None = None,
 ) -> Iterator[Limits]:
-    """Allow larger (or smaller) tables while a model is marginalised.
+    """Allow larger (or smaller) tables while a model is marginalised, or say where its endless sums may stop.
 
     `max_states` bounds the joint states of the discretes that one term reads together; `max_numbers` bounds the
     numbers held in one table; `max_lost` bounds, relative to each sum, what may be lost where a discrete without a
     largest value (Poisson, negative binomial, geometric) is cut.
 
+    `up_to` is for those whose loss cannot be proved to be small: the values of such a discrete up to this one are
+    summed and no others, on your word. A number holds for all of them, `{site: number}` for some.
+
     >>> with mg.limits(max_states=2**24):
     ...     marginal = mg.marginalize(model, y)
+    >>> with mg.limits(up_to={"n": 500}):
+    ...     fit = mg.fit(model, y)
     """
     for name, value in (("max_states", max_states), ("max_numbers", max_numbers)):
         if value is not None and value < 1:
             raise OptionError(compose(f"{name} is {value}", expected="a whole number of at least 1"))
     if max_lost is not None and not 0.0 < max_lost < 1.0:
         raise OptionError(compose(f"max_lost is {max_lost}", expected="a number between 0 and 1, both excluded"))
+    if up_to is not None:
+        last = tuple(up_to.items()) if isinstance(up_to, Mapping) else up_to
+        for value in dict(last).values() if isinstance(last, tuple) else (last,):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 2:
+                raise OptionError(
+                    compose(f"up_to is {up_to!r}", expected="a whole number of at least 2, or one a site")
+                )
     old = _limits.get()
     token = _limits.set(
         Limits(
             old.max_states if max_states is None else max_states,
             old.max_numbers if max_numbers is None else max_numbers,
             old.max_lost if max_lost is None else max_lost,
+            old.up_to if up_to is None else last,
         )
     )
     try:

@@ -1,93 +1,74 @@
 """Discretes without a largest value: how much of a sum is lost where their support is cut, and where to cut it.
 
-At given parameters four numbers say what the cut of a discrete x at K loses, each the worst over x's elements:
-
-*tail*: P(x >= K) in the worst state of the discretes that x depends on, from the last two probabilities kept: in the
-families read here (Poisson, negative binomial, geometric) the ratio of neighbours never grows by more than
-(K - 1) / (K - 2) beyond K.
-*proved*: tail times the largest value that what reads x can take (1 for probabilities, the peak for densities of a
-location) over the sum of x's component. No more than this part of the sum can be lost.
-*mass*: the part of the prior that is missing, all discretes of the component summed out; it sees what the tail cannot
-(chains of Poissons, whose worst state before is no bound) as far as rounding lets it.
-*falling*: the probabilities of x given the data, summed in blocks at the end of what is kept, fall from block to block
-at least geometrically; the rest is less than a geometric series if they go on so. A term that rises again beyond the
-cut goes unseen, which is why it never decides alone.
+The sum of what is kept is a lower bound of the whole. An upper bound of the rest (`beyond.py`) holds for all parameters
+in a box: draws are put in boxes, halved where the bound of a box is too large, down to single draws. Where even these
+lose too much, more values are kept, as many as the bound asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from marginalia.errors import Refusal, compose
-from marginalia.lanes.value import Value, full_ids
+from marginalia.lanes.value import full_ids
+from marginalia.marginal.beyond import Beyond, Bound, box_of
 from marginalia.marginal.eliminate import eliminate
-from marginalia.marginal.tabulate import Factor
-from marginalia.marginal.units import components_of, components_read
+from marginalia.marginal.semiring import log_sum
 
 if TYPE_CHECKING:
     from marginalia.marginal.kernel import Kernel
 
 LONGEST = 2**14
 """Values kept of one discrete, at most."""
-PROVED_UP_TO = 2**9
-"""Values up to which a cut is moved on for the sake of a proof, where the falling bound is content already."""
+SIDE_BY_SIDE = 64
+"""Points that are evaluated in one call where there are several, so that one shape is compiled."""
+MOST_NUMBERS = 2**24
+"""Numbers held of many points at a time."""
+MOST_BOXES = 256
 
 
 @dataclass(frozen=True)
 class Lost:
-    """What the cut of one discrete may lose, the worst over its elements and all parameters seen (see above)."""
+    """What the cut of one discrete may lose of a sum at most, the worst over its elements and all parameters seen.
+
+    `most` is infinite where no bound is small enough, and `why` says what stood in its way. A cut that the user
+    vouches for (`mg.limits(up_to=...)`) is not looked at.
+    """
 
     kept: int
-    proved: float
-    tail: float
-    mass: float
-    falling: float
-
-    def proves(self, most: float) -> bool:
-        return self.proved <= most
+    most: float = np.inf
+    vouched: bool = False
+    why: str = ""
 
     def accepted(self, most: float) -> bool:
-        """Whether no more than `most` is lost, for all that can be seen."""
-        return self.proves(most) or (self.tail <= most and self.mass <= 0.0 and self.falling <= most)
-
-    def settled(self, most: float) -> bool:
-        """Whether nothing would be gained by keeping more values."""
-        return self.proves(most) or (self.accepted(most) and (self.kept >= PROVED_UP_TO or np.isnan(self.proved)))
+        return self.vouched or self.most <= most
 
     def words(self, most: float) -> str:
-        if self.proves(most):
-            return f"at most {self.proved:.1e} of a sum is lost (proved)"
-        if not np.isfinite(self.falling):
-            return "its terms do not fall where they are cut"
-        if not self.accepted(most):
-            return f"up to {max(self.tail, self.mass, self.falling):.1e} of its probability lies beyond the cut"
-        return f"about {self.falling:.1e} of a sum is lost if its terms go on falling as they do at the cut"
+        if self.vouched:
+            return "as mg.limits(up_to=...) says; what lies beyond is not looked at"
+        if self.accepted(most):
+            return f"a sum is at least what is kept, and at most 1 + {self.most:.1e} times that (proved)"
+        return "what is lost cannot be bounded" + (f", for {self.why}" if self.why else "")
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """How many values are kept of each endless discrete, and what is known to be lost; empty where there is none."""
+    """How many values are kept of each endless discrete, and what may be lost; empty where there is none."""
 
     lost: Mapping[str, Lost]
     most: float
 
     @property
-    def settled(self) -> bool:
-        return all(lost.settled(self.most) for lost in self.lost.values())
-
-    @property
     def accepted(self) -> bool:
         return all(lost.accepted(self.most) for lost in self.lost.values())
-
-    def wider(self) -> dict[str, int]:
-        """Twice as many values of those that lose too much."""
-        return {n: x.kept if x.settled(self.most) else 2 * x.kept for n, x in self.lost.items()}
 
     def refusal(self, why: str) -> Refusal:
         """In words: no cut is wide enough."""
@@ -96,166 +77,249 @@ class Cuts:
             compose(
                 "the sum over this discrete without a largest value cannot be cut where enough is kept",
                 where=f"site '{name}'",
-                expected=f"at most {self.most:.0e} of the sum lost (max_lost)",
+                expected=f"a proof that at most {self.most:.0e} of the sum is lost (max_lost)",
                 got=f"{lost.words(self.most)}, with its first {lost.kept} values kept; {why}",
-                remedy="if the parameters are out of all reason, give the rate a narrower prior; where the terms grow "
-                "with the value, the sum may be infinite; `mg.limits(max_lost=..., max_states=...)` sets the limits.",
+                remedy="where you know that no larger value matters, say so: `with mg.limits(up_to=500): ...` sums the "
+                "values up to 500 and no others (`up_to={'"
+                + name
+                + "': 500}` for one site). If the parameters are out "
+                "of all reason, give the rate a narrower prior; where terms grow with the value, the sum may be "
+                "infinite.",
             )
         )
 
 
-def losses(kernel: Kernel, found: Mapping[str, Any]) -> Cuts:
-    """`lost_mass` of one or many points, as numbers: the worst."""
-    lost = {}
-    for name, bounds in found.items():
-        values = {key: np.asarray(value) for key, value in bounds.items()}
-        worst = {key: float(np.max(value)) for key, value in values.items()}  # NaN (no proof) stays NaN
-        lost[name] = Lost(len(kernel.program.discretes[name].values), **worst)
-    return Cuts(lost, kernel.limits.max_lost)
+@dataclass(frozen=True, eq=False)
+class Points:
+    """What the bounds need at some parameters: per point the values at the frontier, log Z per sum, and caps."""
+
+    frontier: list[np.ndarray]
+    log_z: np.ndarray
+    log_density: np.ndarray
+    caps: dict[str, np.ndarray]
+
+    def of(self, rows: np.ndarray) -> Points:
+        caps = {name: cap[rows] for name, cap in self.caps.items()}
+        return Points([x[rows] for x in self.frontier], self.log_z[rows], self.log_density[rows], caps)
+
+    def __len__(self) -> int:
+        return len(self.log_z)
 
 
-def lost_mass(kernel: Kernel, params: Mapping[str, Any], data: Any) -> dict[str, dict[str, Any]]:
-    """{endless discrete: the four bounds}, each the worst over its elements; to be traced.
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """How many values have to be kept, and what is lost then, as far as that can be proved."""
 
-    A proof that is not possible is NaN; prior mass is what is missing beyond rounding, so 0 or less is none.
-    """
-    factors = kernel.tabulate(params, data)
-    terms, graph = kernel.program.terms, kernel.plan.graph
-    laned = [f for f in factors if f.value.lanes]
-    tables = kernel.tables(factors)
-    log_z = eliminate(kernel.plan, tables).log_z
-    priors = [
-        (t if terms[f.terms[0]].kind == "discrete" else jnp.zeros_like(t), shape)
-        for f, (t, shape) in zip(laned, tables, strict=True)
-    ]
-    missing = _missing(kernel, eliminate(kernel.plan, priors).log_z)
-    posterior = kernel.posterior(params, data)
-    peak = _peaks(kernel, params)
-    found = {}
-    for i, (name, site) in enumerate(kernel.program.discretes.items()):
-        if not site.endless:
-            continue
-        components = np.asarray(graph.component)[kernel.states.offsets[i] : kernel.states.offsets[i + 1]]
-        # A sum of nothing but zeros may have all that it holds beyond the cut.
-        empty = ~(log_z[components] > -jnp.inf)
-        log_tail = _log_tail(kernel, factors, i, name)
-        if log_tail is None:
-            tail, proved = jnp.zeros(()), jnp.full((), jnp.nan)
-        else:
-            log_tail = jnp.broadcast_to(log_tail, site.shape).reshape(-1)
-            tail = jnp.exp(log_tail)
-            part = jnp.exp(log_tail + peak[components] - log_z[components])
-            proved = jnp.where(jnp.isnan(peak[components]), jnp.nan, jnp.where(empty | jnp.isnan(part), jnp.inf, part))
-        found[name] = {
-            "proved": jnp.max(proved),
-            "tail": jnp.max(jnp.where(jnp.isnan(tail), jnp.inf, tail)),
-            "mass": jnp.max(missing[components]),
-            "falling": jnp.max(jnp.where(empty, jnp.inf, _falling(posterior[name]).reshape(-1))),
-        }
-    return found
+    kept: dict[str, int]
+    cuts: Cuts
+    failing: frozenset[str] = frozenset()
+    endless: bool = False
+    """Whether the bound stays infinite however many values are kept."""
+    log_z: np.ndarray | None = None
+    """What the sums had at the points that failed."""
+    began: dict[str, int] | None = None
+    """What was kept where the search began, None if it began with less."""
+
+    def gains_on(self, before: Proof | None) -> bool:
+        """Whether more values made the sums larger: else still more will not."""
+        if before is None or before.log_z is None or self.log_z is None:
+            return True
+        return not np.allclose(self.log_z, before.log_z, rtol=0.0, atol=1e-9)
+
+    @property
+    def holds(self) -> bool:
+        return not self.failing
 
 
-ROUNDING = 1e-14
-"""Of prior mass, per discrete of a component."""
-SERIES = 1e-5
-"""Probabilities of NumPyro's negative binomials add up to 1 no better than this."""
+class Check:
+    """Looks at what the cuts of one kernel lose."""
+
+    def __init__(self, kernel: Kernel):
+        self.kernel = kernel
+        cut = [n for n, d in kernel.program.discretes.items() if d.endless and not kernel.limits.vouches(n)]
+        self.kept = {name: len(kernel.program.discretes[name].values) for name in cut}
+        """Values kept of each discrete whose cut has to be proved."""
+
+    @functools.cached_property
+    def beyond(self) -> Beyond:
+        return Beyond(self.kernel, list(self.kept))
+
+    @functools.cached_property
+    def _at(self) -> Callable[..., Any]:
+        owned = [_own_table(self.kernel, name) for name in self.beyond.hanging]
+        hanging = bool(owned) and all(own is not None for own in owned)
+
+        def one(params: Mapping[str, Any], data: Any, held: Any) -> Any:
+            component_z = self.kernel.component_densities(params, data, None)
+            log_z = jnp.zeros(self.beyond.sums).at[self.beyond.sum_of].add(component_z)
+            caps = _caps(self.kernel, self.beyond, params, data) if hanging else {}
+            return self.beyond.computed(params, held), log_z, self.kernel.log_density(params, data), caps
+
+        return jax.jit(lambda points, data, held: jax.lax.map(lambda p: one(p, data, held), points))
+
+    def evaluate(self, points: Mapping[str, Any]) -> Points:
+        """`points` are `{site: (points, *site shape)}`, or of one name that is no site where there are no latents."""
+        count = len(next(iter(points.values())))
+        width = 1 if count == 1 else SIDE_BY_SIDE
+        found = []
+        for start in range(0, count, width):
+            rows = np.minimum(np.arange(start, start + width), count - 1)
+            block = {name: np.asarray(value)[rows] for name, value in points.items()}
+            found.append(jax.tree.map(np.asarray, self._at(block, self.kernel.data, self.beyond.held)))
+        return Points(*jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *found))
+
+    def began(self, before: Proof | None) -> dict[str, int]:
+        """Where to begin: with what is kept, or with less if that was a long leap from sums too small to judge by."""
+        if before is None or before.began is None:
+            return self.kept
+        return {n: 2 * before.began[n] if k >= 4 * before.began[n] else k for n, k in self.kept.items()}
+
+    def at_all(self, points: Mapping[str, Any], before: Proof | None = None) -> Proof:
+        """How many values many points need, and what is lost then at the worst of them."""
+        if not self.kept:
+            return Proof({}, self._cuts({}, {}))
+        count = len(next(iter(points.values())))
+        size = self.beyond.sums + sum(int(np.prod(v.shape[1:])) for v in points.values())
+        step = max(MOST_NUMBERS // size // SIDE_BY_SIDE, 1) * SIDE_BY_SIDE
+        first = self.began(before)
+        proof = Proof(first, self._cuts(first, {}))
+        for start in range(0, count, step):
+            block = {n: v[start : start + step] for n, v in points.items()}
+            proof = self.widened(self.evaluate(block), proof.kept, proof)
+            if not proof.holds:
+                break
+        return proof
+
+    def widened(self, points: Points, kept: Mapping[str, int], before: Proof | None = None) -> Proof:
+        """The smallest numbers of values, doubled from `kept`, with which the bound is small enough at the points."""
+        first = kept = dict(kept)
+        began = self.kept if first == self.kept else None
+        while True:
+            bound = self._bound(points, kept)
+            if not bound.failing:
+                return Proof(kept, self._cuts(kept, bound.of_site, before), began=began)
+            wider = {n: k * 2 if n in bound.failing else k for n, k in kept.items()}
+            if max(wider.values()) > LONGEST:
+                cuts = self._cuts(self.kept, dict.fromkeys(bound.failing, np.inf), why=bound.why)
+                return Proof(self.kept, cuts, bound.failing, bound.endless, points.log_z, began)
+            kept = wider
+
+    def _cuts(
+        self, kept: Mapping[str, int], of_site: Mapping[str, float], before: Proof | None = None, why: str = ""
+    ) -> Cuts:
+        found = {}
+        for name, site in self.kernel.program.discretes.items():
+            if site.endless and name not in kept:
+                found[name] = Lost(len(site.values), vouched=True)
+            elif site.endless:
+                earlier = before.cuts.lost[name].most if before is not None else 0.0
+                most = max(float(np.exp(of_site.get(name, -np.inf))), earlier if np.isfinite(earlier) else 0.0)
+                found[name] = Lost(kept[name], most, why=why)
+        return Cuts(found, self.kernel.limits.max_lost)
+
+    def _bound(self, points: Points, kept: Mapping[str, int]) -> Bound:
+        """For all of the points: in one box if that will do, else in halves."""
+        # A sum that is not a number, or infinite, is not made so by its cut.
+        points = replace(points, log_z=np.where(points.log_z < np.inf, points.log_z, np.inf))
+        of_site = dict.fromkeys(self.beyond.cut, -np.inf)
+        boxes, left = [points], MOST_BOXES
+        caps_hold = all(kept[name] >= own for name, own in self.kept.items())
+        while boxes:
+            box, left = boxes.pop(), left - 1
+            bound = self._of_box(box, kept, caps_hold)
+            if bound.failing and (len(box) == 1 or not left):
+                return bound
+            if not bound.failing:
+                of_site = {name: max(of_site[name], bound.of_site[name]) for name in of_site}
+                continue
+            worst = box.of(np.argsort(box.log_z.sum(1), kind="stable")[:1])
+            single = self._of_box(worst, kept, caps_hold)
+            if single.failing:
+                return single
+            boxes += _halves(box)
+        return Bound(of_site)
+
+    def _of_box(self, box: Points, kept: Mapping[str, int], caps_hold: bool) -> Bound:
+        caps = {name: cap.max(0) for name, cap in box.caps.items()} if caps_hold else {}
+        return self.beyond.bound(box_of(box.frontier), box.log_z.min(0), kept, caps)
 
 
-def _missing(kernel: Kernel, log_z: Any) -> Any:
-    """Per component: the part of its prior that is missing, less what is allowed and what rounding may do.
-
-    Not known, and so 0, where a discrete is masked: its states do not add up to 1.
-    """
-    graph, terms = kernel.plan.graph, kernel.program.terms
-    size = np.bincount(np.asarray(graph.component), minlength=graph.n_components)
-    masked = [
-        part.scope
-        for part in kernel.factors
-        if part.scope.lanes and terms[part.terms[0]].kind == "discrete" and not terms[part.terms[0]].counts
-    ]
-    unknown = np.zeros(graph.n_components, bool)
-    for scope in masked:
-        unknown[components_read(graph, scope)] = True
-    allowed = kernel.limits.max_lost + ROUNDING * size
-    if kernel.program.peaks is not None and kernel.program.peaks.loose:
-        allowed = allowed + SERIES * size
-    missing = -jnp.expm1(log_z) - allowed
-    return jnp.where(unknown, 0.0, jnp.where(jnp.isnan(missing), jnp.inf, missing))
+def _halves(box: Points) -> list[Points]:
+    """A box's points in two parts, along what differs most among them."""
+    flat = np.concatenate([x.reshape(len(box), -1) for x in (*box.frontier, box.log_z)], axis=1)
+    with np.errstate(all="ignore"):
+        low, high = flat.min(0), flat.max(0)
+        spread = np.nan_to_num((high - low) / (np.abs(high) + np.abs(low) + 1e-9), nan=0.0, posinf=0.0)
+    order = np.argsort(flat[:, int(np.argmax(spread))], kind="stable")
+    return [box.of(order[len(order) // 2 :]), box.of(order[: len(order) // 2])]
 
 
-def _peaks(kernel: Kernel, params: Mapping[str, Any]) -> Any:
-    """Per component: the log of the largest value that all terms but the discretes' own can take; NaN if not known."""
-    graph, program = kernel.plan.graph, kernel.program
-    total: Any = jnp.zeros(graph.n_components)
-    known = _known_peaks(kernel, params)
-    for part in kernel.factors:
-        if not part.scope.lanes:
-            continue
-        read = components_read(graph, part.scope)
-        for term in part.terms:
-            if not program.terms[term].counts and term not in known:
-                total = total.at[np.unique(read)].set(jnp.nan)
-    for values, components in known.values():
-        flat = jnp.where(components >= 0, values, 0.0)
-        total = total.at[np.maximum(components, 0)].add(flat)
-    return total
+# ---- Endless discretes whose distribution reads endless ones ----------------------------------------
 
 
-def _known_peaks(kernel: Kernel, params: Mapping[str, Any]) -> dict[int, tuple[Any, np.ndarray]]:
-    """{term: (largest log-densities of its elements, flat; the component of each, -1 for none)}."""
-    program, found = kernel.program, {}
-    assert program.peaks is not None
-    states = [jnp.zeros(d.shape, int) for d in program.discretes.values()]
-    values = core.jaxpr_as_fun(program.peaks.jaxpr)(*[params[n] for n in program.latents], *states)
-    for term, value in zip(program.peaks.terms, values, strict=True):
-        if term >= 0:
-            found[term] = (jnp.ravel(value), components_of(kernel.plan.graph, kernel.factors, term, tuple(value.shape)))
-    return found
-
-
-def _log_tail(kernel: Kernel, factors: list[Factor], site: int, name: str) -> Any:
-    """log P(x >= K) of each element, in the worst state of what x depends on.
-
-    None where that includes endless discretes, whose worst state is no bound (a chain of Poissons).
-    """
-    first, stop = kernel.states.offsets[site], kernel.states.offsets[site + 1]
+def _own_table(kernel: Kernel, name: str) -> tuple[int, int] | None:
+    """The factor that holds a discrete's own probabilities, and its lane that is the discrete; None if not one."""
     program, states = kernel.program, kernel.states
     term = next(t for t, about in enumerate(program.terms) if about.name == name and about.kind == "discrete")
-    own = [f for f in factors if term in f.terms]
-    if len(own) != 1 or own[0].axes:
+    own = [f for f, part in enumerate(kernel.factors) if term in part.terms]
+    if len(own) != 1 or kernel.factors[own[0]].axes or kernel.factors[own[0]].summed:
         return None
-    value: Value = own[0].of(term)
-    mine = np.arange(first, stop).reshape(program.discretes[name].shape)
-    lanes = [
-        i
-        for i, lane in enumerate(value.lanes)
-        if value.shape == mine.shape and (full_ids(lane, value.shape) == mine).all()
-    ]
-    if len(lanes) != 1:
+    part = kernel.factors[own[0]]
+    names = [program.terms[t].name for t in part.terms]
+    first = [int(states.offsets[states.names.index(n)]) for n in names]
+    shape = program.discretes[name].shape
+    mine = np.stack([f + np.arange(math.prod(shape)).reshape(shape) for f in first])
+    mine = mine if part.stacked else mine[0]
+    if part.scope.shape != mine.shape:
         return None
-    endless = np.array([program.discretes[n].endless for n in states.names])[states.site]
-    for i, lane in enumerate(value.lanes):
-        ids = np.unique(lane.ids)
-        ids = ids[ids >= 0]
-        if i != lanes[0] and ((ids >= len(endless)).any() or endless[ids].any()):
-            return None
-    table = jnp.moveaxis(jnp.asarray(value.array), lanes[0], 0)
-    kept = len(program.discretes[name].values)
-    last, before = table[kept - 1], table[kept - 2]
-    ratio = last - before + np.log((kept - 1) / (kept - 2))
-    tail = jnp.where(ratio < 0, last + ratio - jnp.log(-jnp.expm1(jnp.minimum(ratio, -1e-300))), jnp.inf)
-    tail = jnp.where(last == -jnp.inf, -jnp.inf, tail)
-    return jnp.max(tail, axis=tuple(range(len(value.lanes) - 1)))
+    lanes = [i for i, lane in enumerate(part.scope.lanes) if (full_ids(lane, mine.shape) == mine).all()]
+    return (own[0], lanes[0]) if len(lanes) == 1 else None
 
 
-def _falling(posterior: Any) -> Any:
-    """What a geometric series beyond the end of P(x = k | data) (..., K) would add; inf where it does not fall."""
-    kept = posterior.shape[-1]
-    width = max(2, kept // 8)
-    blocks = [jnp.sum(posterior[..., kept - (i + 1) * width : kept - i * width], axis=-1) for i in range(3)]
-    last, middle, first = blocks
-    slack = kept / (kept - 2 * width)
-    ratio = slack * last / jnp.where(middle > 0, middle, 1.0)
-    falls = (last * first <= slack * middle * middle) & (ratio < 1)
-    rest = jnp.where(falls, last * ratio / jnp.where(falls, 1 - ratio, 1.0), jnp.inf)
-    return jnp.where(last == 0, 0.0, jnp.where(jnp.isnan(last), jnp.inf, rest))
+def _caps(kernel: Kernel, beyond: Beyond, params: Mapping[str, Any], data: Any) -> dict[str, Any]:
+    """log P(x is beyond its cut, nothing before it is) of each element, from above; to be traced.
+
+    The last value kept stands for itself and all that is larger: the discretes' own terms, with the probabilities of
+    their tails put there, are those of a program that goes the same way up to the first value beyond its cut.
+    """
+    factors = kernel.tabulate(params, data)
+    laned = [i for i, f in enumerate(factors) if f.value.lanes]
+    own = {table[0]: table[1] for name in beyond.cut if (table := _own_table(kernel, name)) is not None}
+    tables = []
+    for i, (table, shape) in zip(laned, kernel.tables(factors), strict=True):
+        if kernel.program.terms[factors[i].terms[0]].kind != "discrete":
+            tables.append((jnp.zeros_like(table), shape))
+        elif i in own:
+            tables.append((_with_tail(table, own[i]), shape))
+        else:
+            tables.append((table, shape))
+
+    def total(unary: Any) -> tuple[Any, Any]:
+        log_z = eliminate(kernel.plan, tables, log_sum, unary).log_z
+        return jnp.sum(log_z), log_z
+
+    widest = int(kernel.states.sizes.max())
+    marginals, log_z = jax.grad(total, has_aux=True)(jnp.zeros((len(kernel.states.sizes), widest)))
+    found = {}
+    component = np.asarray(kernel.plan.graph.component)
+    for i, name in enumerate(kernel.states.names):
+        if name in beyond.cut:
+            mine = slice(kernel.states.offsets[i], kernel.states.offsets[i + 1])
+            last = marginals[mine, len(kernel.program.discretes[name].values) - 1]
+            found[name] = jnp.log(jnp.maximum(last, 1e-300)) + log_z[component[mine]]
+    return found
+
+
+def _with_tail(table: Any, lane: int) -> Any:
+    """A table of log-probabilities whose last state has those of all larger ones too, from above.
+
+    The ratio of neighbours grows by no more than (K - 1) / (K - 2) beyond the last two of K values in any family that
+    is known here (`families.py`); NumPyro's numbers of some are right to 1e-4 only.
+    """
+    table = jnp.moveaxis(table, lane, 0)
+    kept = table.shape[0]
+    last, before = table[-1], table[-2]
+    ratio = last - before + np.log((kept - 1) / (kept - 2)) + 1e-3
+    tail = jnp.where(ratio < 0, last - jnp.log(-jnp.expm1(jnp.minimum(ratio, -1e-300))), 0.0)
+    tail = jnp.where(last == -jnp.inf, -jnp.inf, jnp.minimum(tail, 0.0))
+    return jnp.moveaxis(table.at[-1].set(tail), 0, lane)

@@ -14,7 +14,7 @@ from numpyro import handlers
 
 from marginalia.errors import ModelError, Refusal, compose
 from marginalia.lanes import bounds
-from marginalia.marginal.cut import LONGEST, Cuts, losses, lost_mass
+from marginalia.marginal.cut import LONGEST, Check, Cuts, Proof
 from marginalia.marginal.explain import explain
 from marginalia.marginal.kernel import Kernel
 from marginalia.marginal.pairs import pairwise
@@ -108,11 +108,8 @@ class Marginal:
         return self.kernel.compiled.setdefault("verbs", {verb: jax.jit(getattr(self.kernel, verb)) for verb in verbs})
 
     @functools.cached_property
-    def _lost(self) -> Callable[..., Any]:
-        def one(params: dict[str, Any], data: Any) -> Any:
-            return lost_mass(self.kernel, params, data), self.kernel.log_density(params, data)
-
-        return jax.jit(lambda points, data: jax.lax.map(lambda p: one(p, data), points))
+    def _check(self) -> Check:
+        return Check(self.kernel)
 
     def _wider(self, cuts: dict[str, int]) -> Marginal:
         program = self.program
@@ -121,7 +118,7 @@ class Marginal:
             # A complete marginal stays one.
             return Marginal(wider, Kernel(wider, complete=len(self.kernel.program.discretes) == len(program.discretes)))
 
-    def covering(self, params: Mapping[str, Any]) -> Marginal:
+    def covering(self, params: Mapping[str, Any], _before: Proof | None = None) -> Marginal:
         """This marginal, or one that keeps more values of its endless discretes, as far as `params` need them.
 
         `params` are many points, `{site: (points, *site shape)}`. What the cut loses at any of them is at most
@@ -129,31 +126,38 @@ class Marginal:
         """
         if not self.endless:
             return self
+        if not self._check.kept:
+            self.cuts = self._check.at_all({}).cuts
+            return self
         with float64():
-            points = {name: jnp.asarray(params[name], float) for name in self.program.latents}
-            if not points:
-                points = {"": jnp.zeros(1)}
-            found, _ = self._lost(points, self.kernel.data)
-            self.cuts = losses(self.kernel, found)
-            if self.cuts.settled:
-                return self
-            wider = self.cuts.wider()
-            if max(wider.values()) > LONGEST:
-                if self.cuts.accepted:
-                    return self
-                raise self.cuts.refusal(f"more than {LONGEST} are not tried")
-            try:
-                return self._wider(wider).covering(params)
-            except Refusal as refusal:
-                if self.cuts.accepted:
-                    return self
-                raise self.cuts.refusal(f"with {max(wider.values())}: {refusal}") from refusal
+            points = {name: np.asarray(params[name], float) for name in self.program.latents}
+            proof = self._check.at_all(points or {"": np.zeros(1)}, _before)
+            return self._following(proof, _before, lambda wider: wider.covering(params, proof))
+
+    def _following(self, proof: Proof, before: Proof | None, then: Callable[[Marginal], Marginal]) -> Marginal:
+        """This marginal where nothing is lost, else `then` of a wider one, as far as a proof asks for it."""
+        self.cuts = proof.cuts
+        if proof.holds and proof.kept == self._check.kept:
+            return self
+        if proof.endless:
+            raise proof.cuts.refusal(f"nor with the first {LONGEST}")
+        kept = proof.kept
+        if not proof.holds:
+            # The sum itself may be too small with what is kept now.
+            kept = {name: min(8 * k, max(k, LONGEST)) if name in proof.failing else k for name, k in kept.items()}
+            if kept == proof.kept or not proof.gains_on(before):
+                raise proof.cuts.refusal(f"more than {LONGEST} are not tried")
+        try:
+            wider = self._wider(kept)
+        except Refusal as refusal:
+            raise proof.cuts.refusal(f"with {max(kept.values())}: {refusal}") from refusal
+        return then(wider)
 
     def _adopt(self, other: Marginal) -> None:
         """Become the wider marginal that `covering` gave."""
         if other is not self:
             self.program, self.kernel, self.cuts = other.program, other.kernel, other.cuts
-            for cached in ("_compiled", "_lost", "_pairs", "complete"):
+            for cached in ("_compiled", "_check", "_pairs", "complete"):
                 self.__dict__.pop(cached, None)
 
     def _call(self, verb: str, params: Mapping[str, Any], *extra: Any) -> Any:
@@ -336,22 +340,32 @@ class Marginal:
 
 
 def _cut_by_prior(marginal: Marginal) -> Marginal:
-    """A first cut, that loses nothing at the likeliest of some draws from the prior; later calls check themselves."""
-    kernel = marginal.kernel
+    """A first cut, that loses nothing at the likeliest of some draws from the prior; later calls check themselves.
+
+    Raises `Refusal` where no cut is wide enough at any of these draws.
+    """
+    if not marginal._check.kept:
+        return marginal.covering({})
     keys = jax.random.split(jax.random.key(0), PRIOR_POINTS)
-    points = jax.jit(jax.vmap(kernel.prior))(keys) if marginal.program.latents else {"": jnp.zeros(PRIOR_POINTS)}
-    while True:
-        found, density = marginal._lost(points, marginal.kernel.data)
-        best = np.argsort(-np.nan_to_num(np.asarray(density), nan=-np.inf), kind="stable")[: PRIOR_POINTS // 4]
-        found = {name: {key: bound[best] for key, bound in of.items()} for name, of in found.items()}
-        marginal.cuts = losses(marginal.kernel, found)
-        wider = marginal.cuts.wider()
-        if marginal.cuts.settled or max(wider.values()) > LONGEST:
+    points = jax.jit(jax.vmap(marginal.kernel.prior))(keys) if marginal.program.latents else {"": np.zeros(1)}
+
+    def cut(marginal: Marginal, before: Proof | None = None) -> Marginal:
+        check = marginal._check
+        found = check.evaluate(points)
+        order = np.argsort(-np.nan_to_num(found.log_density, nan=-np.inf), kind="stable")
+        best = found.of(order[: max(len(order) // 4, 1)])
+        proof = check.widened(best, check.began(before))
+        if proof.endless and any(check.widened(best.of(np.array([i])), check.kept).holds for i in range(len(best))):
+            marginal.cuts = proof.cuts  # it depends on the parameters
             return marginal
         try:
-            marginal = marginal._wider(wider)
+            return marginal._following(proof, before, lambda wider: cut(wider, proof))
         except Refusal:
-            return marginal
+            if proof.endless:
+                raise
+            return marginal  # a draw out of all reason: the parameters asked for later decide
+
+    return cut(marginal)
 
 
 def _own_log_prob(site: dict[str, Any]) -> Any:

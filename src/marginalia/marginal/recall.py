@@ -59,7 +59,8 @@ def recall(program: Program) -> Kernel:
 
 def fingerprint(program: Program) -> str | None:
     """A word that equal programs share and no others do, or None where that cannot be told."""
-    simple = program.fixed_supports and program.peaks is None and not program.drawn
+    endless = any(discrete.endless for discrete in program.discretes.values())
+    simple = program.fixed_supports and not endless and not program.drawn
     if not simple or len(program.jaxpr.jaxpr.eqns) > MOST_EQUATIONS:
         return None
     digest = hashlib.blake2b()

@@ -10,7 +10,7 @@ import numpy as np
 
 from marginalia.lanes.run import Ids, Run, beyond
 from marginalia.lanes.value import Lane
-from marginalia.marginal.graph import Graph, Scope, Source
+from marginalia.marginal.graph import Graph, Source
 from marginalia.marginal.tabulate import Part
 from marginalia.program import Program
 
@@ -207,15 +207,23 @@ def _first_components(graph: Graph, own: Sequence[_View], shape: tuple[int, ...]
     return found
 
 
-def components_of(graph: Graph, factors: Sequence[Part], term: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Per element of a term, flat: a component that it reads, -1 for none."""
-    own = [_View.of(part, part.terms.index(term)) for part in factors if term in part.terms]
-    return _first_components(graph, own, shape)
-
-
-def components_read(graph: Graph, scope: Scope) -> np.ndarray:
-    ids = np.concatenate([np.zeros(0, np.int64), *(np.unique(lane.ids) for lane in scope.lanes)]).astype(np.int64)
-    return graph.component[ids[ids >= 0]]
+def elements_read(
+    graph: Graph, parts: Sequence[Part], term: int, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a term's flat elements and components that they read; `parts` are its factors."""
+    found: list[np.ndarray] = [np.zeros((0, 2), np.int64)]
+    for part in parts:
+        view = _View.of(part, part.terms.index(term))
+        places = _places(view, shape)
+        component = np.full(len(places), -1, np.int64)
+        for ids in view.within(shape):
+            component = np.where(
+                (ids >= 0) & (component < 0), np.asarray(graph.component)[np.maximum(ids, 0)], component
+            )
+        pairs = np.stack([places, component], axis=1)[component >= 0]
+        found.append(np.unique(pairs, axis=0) if view.axes else pairs)
+    elements, components = np.concatenate(found).T
+    return elements, components
 
 
 def _leftovers(

@@ -24,22 +24,11 @@ def without_unread(program: Program) -> Program:
         return program
     kept = [i for i, t in enumerate(program.terms) if not (t.kind == "discrete" and t.name in unread)]
     discretes = {name: site for name, site in program.discretes.items() if name not in unread}
-    peaks = program.peaks
-    if peaks is not None:
-        place = {term: i for i, term in enumerate(kept)}
-        terms = tuple(place.get(term, -1) for term in peaks.terms)
-        jaxpr = _closed(program, unread, peaks.jaxpr, list(range(len(peaks.jaxpr.jaxpr.outvars))))
-        peaks = (
-            None
-            if not any(d.endless for d in discretes.values())
-            else dataclasses.replace(peaks, jaxpr=jaxpr, terms=terms)
-        )
     return dataclasses.replace(
         program,
         discretes=discretes,
         terms=tuple(program.terms[i] for i in kept),
         jaxpr=_closed(program, unread, program.jaxpr, kept),
-        peaks=peaks,
     )
 
 
