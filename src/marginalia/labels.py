@@ -25,7 +25,8 @@ from scipy.optimize import linear_sum_assignment
 from marginalia.errors import Refusal
 from marginalia.infer import mirror
 from marginalia.marginal.batches import PART_ROWS, make_batches
-from marginalia.ondraws import MAX_BLOCK, OnDraws, Params, count, flatten
+from marginalia.marginal.symmetry import POINTS, TOLERANCE, same_supports, spread_out, unmoved
+from marginalia.ondraws import MAX_BLOCK, OnDraws, Params, count, flatten, table_size
 from marginalia.precision import float64
 
 RELATIVE_TOLERANCE = 1e-8
@@ -34,6 +35,8 @@ MAX_MIRRORED = 256  # the same, where latents may be reflected too: few models h
 MAX_ROWS = 500  # rows of the memberships that take part in the comparison of labellings
 MUCH_WORK = 2e7  # rows x draws beyond which memberships of some rows only are computed
 MAX_NUMBERS = 2e7  # kept memberships: draws x rows x components
+MORE_WIDE, FEW_WIDE = 8, 2  # points all over the space at which densities are compared: few where the data are many
+MUCH_TABLE = 1e5
 TINY = 1e-6  # a membership is never taken as exactly 0: one draw cannot forbid a label
 
 
@@ -78,8 +81,9 @@ def find_exchangeable(engine: OnDraws, params: Params, *, random_seed: int = 0) 
     """The families of exchangeable labels, found by permuting axes and comparing densities at a few draws.
 
     Every set of axes whose length is the support size of a discrete is a candidate. A candidate is kept when
-    a cyclic shift and a swap (together they generate every permutation) leave the density of all tested draws
-    unchanged, permute the memberships of some discrete in the same way, and no smaller set does as much.
+    a cyclic shift and a swap (together they generate every permutation) leave the supports, the priors at points all
+    over the space and the density of all tested draws and of some such points unchanged, permute the memberships of
+    some discrete in the same way, and no smaller set does as much.
     For a discrete of two values of which nothing was found, latents that can be reflected take part as well.
     `params`: `{latent: (S, *site shape)}`. Empty when labels are told apart, or when there are too many
     candidates.
@@ -87,14 +91,15 @@ def find_exchangeable(engine: OnDraws, params: Params, *, random_seed: int = 0) 
     rng = np.random.default_rng(random_seed)
     rows = rng.permutation(count(params))[:3]
     tested = {name: np.asarray(params[name], float)[rows] for name in engine.program.latents}
+    wide = _wide(engine, rng)
     sizes = {name: len(site.values) for name, site in engine.program.discretes.items()}
     families: list[Exchangeable] = []
     if len(rows) == 0:
         return ()
     for K in sorted(set(sizes.values()) - {1}):
-        families += _of_size(engine, tested, K, [])
+        families += _of_size(engine, tested, wide, K, [])
     if {n for n, K in sizes.items() if K == 2} - {n for family in families for n in family.discretes}:
-        families += _of_size(engine, tested, 2, families, mirrored=True)
+        families += _of_size(engine, tested, wide, 2, families, mirrored=True)
     return tuple(families)
 
 
@@ -112,16 +117,24 @@ class _Move:
 
 
 def _of_size(
-    engine: OnDraws, tested: Params, K: int, known: list[Exchangeable], *, mirrored: bool = False
+    engine: OnDraws, tested: Params, wide: Params, K: int, known: list[Exchangeable], *, mirrored: bool = False
 ) -> list[Exchangeable]:
     taken: set[tuple[str, int]] = set()
     for family in known:
         taken |= _Move(family.axes, family.mirrors).parts
     shift, swap = np.roll(np.arange(K), 1), np.arange(K)
     swap[:2] = 1, 0
+    permutations = [shift] if K == 2 else [shift, swap]
+    program = engine.program
+    moves = [m for m in _moves(engine, K, mirrored) if all(same_supports(program, m.axes, p) for p in permutations)]
+    if wide:
+        with float64():
+            moves = unmoved(engine.kernel, wide, moves, lambda at, m: [_moved(engine, at, m, p) for p in permutations])
     one = {n: v[:1] for n, v in tested.items()}
-    moves = _invariant(engine, one, _moves(engine, K, mirrored), [shift])
-    moves = _invariant(engine, tested, moves, [shift] if K == 2 else [shift, swap])
+    moves = _invariant(engine, one, moves, [shift])
+    some = FEW_WIDE if table_size(program) > MUCH_TABLE else MORE_WIDE
+    all_over = {n: np.concatenate([v, wide[n][:some]]) for n, v in tested.items()} if wide else tested
+    moves = _invariant(engine, all_over, moves, permutations, exact=count(tested))
     families = []
     for move in moves:
         if taken & move.parts:
@@ -131,6 +144,15 @@ def _of_size(
             taken |= move.parts
             families.append(Exchangeable(discretes, move.axes, K, move.mirrors))
     return families
+
+
+def _wide(engine: OnDraws, rng: np.random.Generator) -> Params:
+    """Points all over the space; none where there is no program behind the density."""
+    if not hasattr(engine.program, "terms"):
+        return {}
+    near = engine.prior(POINTS, random_seed=int(rng.integers(2**31)))
+    with float64():
+        return spread_out(engine.program, {n: np.asarray(near[n], float) for n in engine.program.latents}, rng)
 
 
 def _moves(engine: OnDraws, K: int, mirrored: bool) -> list[_Move]:
@@ -171,8 +193,13 @@ def _reflected(engine: OnDraws, name: str, value: np.ndarray) -> np.ndarray:
     return 2 * middle - value
 
 
-def _invariant(engine: OnDraws, params: Params, moves: list[_Move], permutations: list) -> list[_Move]:
-    """Those moves that leave the density of every draw unchanged under every permutation."""
+def _invariant(
+    engine: OnDraws, params: Params, moves: list[_Move], permutations: list, exact: int | None = None
+) -> list[_Move]:
+    """Those moves that leave the density of every draw unchanged under every permutation.
+
+    The first `exact` are draws; the others lie far out, where what is rounded in the priors weighs more.
+    """
     if not moves:
         return []
     S = count(params)
@@ -180,8 +207,11 @@ def _invariant(engine: OnDraws, params: Params, moves: list[_Move], permutations
     stacked = {n: np.concatenate([t[n] for t in trials]) for n in params}
     density = engine.log_density(stacked).reshape(len(trials), S)
     base, rest = density[0], density[1:].reshape(len(moves), len(permutations), S)
-    with np.errstate(invalid="ignore"):  # inf - inf: outside the support, so not invariant
-        same = np.abs(rest - base) <= RELATIVE_TOLERANCE * np.maximum(1.0, np.abs(base))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        tolerance = np.where(np.arange(S) < (S if exact is None else exact), RELATIVE_TOLERANCE, TOLERANCE)
+        same = np.abs(rest - base) <= tolerance * np.maximum(1.0, np.abs(base))
+    # A point that is impossible before and after says nothing, if there are others.
+    same |= np.isneginf(rest) & np.isneginf(base) & np.isfinite(base).any()
     return [move for move, good in zip(moves, same.all(axis=(1, 2)), strict=True) if good]
 
 
