@@ -18,7 +18,7 @@ import pytest
 import xarray as xr
 
 import marginalia
-from marginalia.cli import main, say_unexpected
+from marginalia.cli import main, outputs, say_unexpected
 from marginalia.errors import Refusal
 
 ROWS = "id,velocity,note\n7,1.50,a\n8,2.5,b\n9,9.0,\n"
@@ -463,3 +463,9 @@ def test_a_real_signal_to_a_real_run(method, stage, kept, number, tmp_path):
     fit = marginalia.load(tmp_path / "out" / "fit.nc")
     assert any(kept in words for words in fit.status)
     np.testing.assert_allclose(fit.membership()["z"].sum("component"), 1.0)
+
+
+def test_a_prediction_by_one_draw_has_no_spread():
+    header, rows = outputs.prediction_rows(["y"], np.full((1, 2, 1), 3.0), 0.89)
+    assert header == ["row", "y_mean", "y_sd", "y_low", "y_high"]
+    assert list(rows) == [[1, "3", "nan", "3", "3"], [2, "3", "nan", "3", "3"]]

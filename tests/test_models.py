@@ -10,6 +10,7 @@ from numpyro import handlers
 from numpyro.infer.util import log_density
 from scipy import stats
 
+import marginalia as mg
 from marginalia import models
 from marginalia.errors import DataError, OptionError
 from marginalia.precision import float64
@@ -79,6 +80,10 @@ def test_without_data_it_draws_them(y):
         ([1.0, 1.0], "column 'a': all values are the same"),
         ([3.0], "Got 1 row."),
         ([[1.0, 2.0], [3.0, 2.0]], "column 'b': all values are the same"),
+        ([1.0, 2.0, 1e300], "column 'a': the square of a value, .* is no number any more.*other units"),
+        ([-1.7e308, 1.7e308], "column 'a': the square of a value"),
+        ([1e-300, 3e-300], "column 'a': the square of a value, or of a difference"),
+        ([1e15, 1e15 + 1], "column 'a': the values differ by so little beside their size.*subtract a constant"),
         ([1.0, np.nan], r"y\[1\]: the data hold a value that is not a finite number. Got nan"),
         ([], r"Got \(0,\)"),
         (5.0, r"Got \(\)"),
@@ -101,3 +106,15 @@ def test_an_unknown_name_or_option_is_refused():
         models.build("gauss", {})
     with pytest.raises(OptionError, match="the options of the ready program 'gaussian-mixture' do not fit"):
         models.build("gaussian-mixture", {"components": 2, "centre": 0.0})
+
+
+def test_a_column_far_from_0_has_the_modes_of_one_around_it():
+    """Seconds since 1970, say: locations of 1e9 are starts as good as any."""
+    y = np.concatenate([LINE, LINE + 8])
+    options = mg.MAP(starts=8)
+    near, far = (
+        mg.fit(models.gaussian_mixture(y + offset, 2), y + offset, method=options, random_seed=1, progressbar=False)
+        for offset in (0.0, 1e9)
+    )
+    np.testing.assert_allclose(far.draws["mu"] - 1e9, near.draws["mu"], atol=1e-4)
+    np.testing.assert_allclose(far.draws["sd"], near.draws["sd"], rtol=1e-4)

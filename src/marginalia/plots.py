@@ -80,7 +80,7 @@ def trace(draws: dict[str, np.ndarray], *, limit: int | None = None) -> Figure:
             x, p = kde(chain, value.min(), value.max())
             right.plot(x, p, color=colour, lw=1.2)
         left.set_ylabel(label, rotation=0, ha="right", va="center")
-        left.set_xlim(0, value.shape[1] - 1)
+        left.set_xlim(0, max(1, value.shape[1] - 1))
         right.set_yticks([])
         right.set_ylim(bottom=0)
         _clean(left)

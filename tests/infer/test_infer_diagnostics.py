@@ -70,3 +70,8 @@ def test_what_never_changes_has_no_nested_r_hat_and_spoils_no_other() -> None:
     assert np.isnan(found[1])
     # The weight of a mixture of one component is a site of its own, of which nothing changes.
     assert np.isnan(diagnostics.nested_rhat(draws[..., [1]], 2)).all()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_so_few_draws_have_no_nested_r_hat(length: int) -> None:
+    assert np.isnan(diagnostics.nested_rhat(np.random.default_rng(1).normal(size=(4, length, 2)), 2)).all()

@@ -174,3 +174,7 @@ def test_names_of_the_user_are_text(good):
     text = render(dataclasses.replace(fit, marginal=None))
     assert "<script" not in text
     assert evil in Page(text).text
+
+
+def test_one_draw_a_chain_is_drawn_too():
+    assert plots.trace({"mu": np.arange(4.0).reshape(4, 1)}).axes

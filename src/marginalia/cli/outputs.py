@@ -98,7 +98,8 @@ def prediction_rows(
     """Summarise predictive draws (S, rows, columns): mean, sd and the equal-tailed interval of every row."""
     tail = (1 - probability) / 2
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
-    kinds = {"mean": draws.mean(axis=0), "sd": draws.std(axis=0, ddof=1), "low": low, "high": high}
+    spread = draws.std(axis=0, ddof=1) if len(draws) > 1 else np.full(draws.shape[1:], np.nan)
+    kinds = {"mean": draws.mean(axis=0), "sd": spread, "low": low, "high": high}
     header = ["row", *(f"{column}_{kind}" for column in columns for kind in kinds)]
     body = np.stack(list(kinds.values()), axis=-1).reshape(draws.shape[1], -1)
     return header, ([row, *(f"{v:.6g}" for v in values)] for row, values in enumerate(body, start=1))

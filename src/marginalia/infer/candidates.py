@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from marginalia.infer.problem import Problem, key_data
 CLUSTER_ROWS = 2000  # rows of the data that are looked at
 KEEP = 0.8  # chance that a guess from the data replaces the prior draw of a site
 JITTER = 0.3  # how far a guess is shaken, in spreads and on log scales
-LARGEST = 1e8  # an unconstrained coordinate beyond this is no start
+LARGEST = 1e8  # a coordinate beyond this, of a latent that has a bound, is no start; a location may be as large
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,13 @@ class CandidateMaker:
             name for name, site in self._latents.items() if self._guess_is_possible(tuple(site.shape), site.support)
         ]
 
+    @functools.cached_property
+    def _largest(self) -> np.ndarray:
+        """Of each coordinate, the size from which on it is no start."""
+        shapes = self._problem.shapes
+        each = [np.inf if kind_of(self._latents[name].support)[0] == "real" else LARGEST for name in shapes]
+        return np.repeat(each, [math.prod(shape) for shape in shapes.values()])
+
     def draw(self, count: int) -> np.ndarray:
         """`count` unconstrained points `(count, dimension)`; every second one is guided by the data."""
         params = {n: np.array(v) for n, v in self._problem.kernel.draw_prior(key_data(self._rng, count)).items()}
@@ -49,7 +58,7 @@ class CandidateMaker:
                 params[name][i] = value
         points = self._problem.unconstrain(params)
         with np.errstate(invalid="ignore"):
-            return points[np.all(np.abs(points) < LARGEST, axis=1)]
+            return points[np.all(np.abs(points) < self._largest, axis=1)]
 
     def _guess_is_possible(self, shape: tuple[int, ...], support: Any) -> bool:
         kind, _, _ = kind_of(support)

@@ -43,11 +43,14 @@ def convergence(draws: np.ndarray) -> np.ndarray:
 def nested_rhat(draws: np.ndarray, superchains: int) -> np.ndarray:
     """Nested R-hat of quantities `(chain, draw, n)`, chains of one superchain next to each other: `(n,)`.
 
+    Not a number: what never changes, or is not finite; all of fewer than four draws.
+
     Margossian et al. (2024), "Nested R-hat", equations 4 to 8, of split chains, ranked and folded as above.
     """
     out = np.full(draws.shape[2], np.nan)
     usable = _usable(draws)
-    if not len(usable):  # the one weight of a mixture of one component
+    # Nothing changes where the one weight of a mixture of one component is all there is.
+    if draws.shape[1] < FEWEST_DRAWS or not len(usable):
         return out
     halves = split(draws[:, :, usable])
     out[usable] = _larger(*(_nested(normal_scores(x), superchains) for x in (halves, _folded(halves))))

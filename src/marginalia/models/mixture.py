@@ -13,6 +13,8 @@ from marginalia.errors import DataError, OptionError, compose
 from marginalia.models.ready import Ready
 
 NAME = "gaussian-mixture"
+LARGEST = 1e150  # squares of larger values are infinite, those of smaller differences than its inverse are 0
+FINEST = 1e-12  # spread in parts of the size: below it, four digits are left
 
 
 def gaussian_mixture(y: Any, components: int = 2, *, columns: Sequence[str] = ()) -> Ready:
@@ -32,19 +34,31 @@ def gaussian_mixture(y: Any, components: int = 2, *, columns: Sequence[str] = ()
     (5.5, 'gaussian-mixture')
     """
     values = _checked(y)
+    _refuse_scales(values, columns)
     center, scale = values.mean(axis=0), values.std(axis=0)
-    flat = np.flatnonzero(np.atleast_1d(~(scale > 1e-12 * np.abs(center))))
-    if flat.size:
-        where = f"column {columns[flat[0]]!r}" if columns else f"column {flat[0] + 1} of y"
-        raise DataError(
-            compose(
-                "all values are the same, so they have no scale and no components",
-                where=where,
-                expected="at least two different values",
-                got=f"{len(values)} {'row' if len(values) == 1 else 'rows'}",
-            )
-        )
     return from_options(components=components, center=center.tolist(), scale=scale.tolist(), columns=list(columns))
+
+
+def _refuse_scales(values: np.ndarray, columns: Sequence[str]) -> None:
+    """Refuse a column that has no scale, or one at which arithmetic ends."""
+    for i, column in enumerate(values.reshape(len(values), -1).T):
+        where = f"column {columns[i]!r}" if columns else f"column {i + 1} of y"
+        with np.errstate(over="ignore"):
+            largest, range_ = np.abs(column).max(), column.max() - column.min()
+        if range_ == 0:
+            what = "all values are the same, so they have no scale and no components"
+            got = f"{len(values)} {'row' if len(values) == 1 else 'rows'}"
+            raise DataError(compose(what, where=where, expected="at least two different values", got=got))
+        if largest > LARGEST or range_ < 1 / LARGEST:
+            what = "the square of a value, or of a difference, is no number any more"
+            remedy = "give the column in other units, divided by a power of ten; or correct the value."
+            expected = f"sizes up to {LARGEST:.0e} and differences from {1 / LARGEST:.0e}"
+            got = f"a value of size {largest:.3g}, and a range of {range_:.3g}"
+            raise DataError(compose(what, where=where, expected=expected, got=got, remedy=remedy))
+        if column.std() <= FINEST * np.abs(column.mean()):
+            what = "the values differ by so little beside their size that their digits do not suffice"
+            got = f"a mean of {column.mean():.6g} and a range of {range_:.3g}"
+            raise DataError(compose(what, where=where, got=got, remedy="subtract a constant, the least value, say."))
 
 
 def from_options(
