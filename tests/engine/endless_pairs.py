@@ -56,6 +56,8 @@ LIKELIHOODS: dict[str, Any] = {
     "counts of counts": lambda k: (dist.Poisson(0.5 + 2.0 * k), 14),
     "counts on a log scale": lambda k: (dist.Poisson(jnp.exp(0.1 * k)), 4),
     "negative binomial counts": lambda k: (dist.NegativeBinomial2(0.5 + k, 2.0), 7),
+    "times on a log scale": lambda k: (dist.Exponential(jnp.exp(0.2 * k - 9.0)), 3.0),
+    "times that double": lambda k: (dist.Exponential(2.0 ** (k - 20.0)), 0.3),
     "beta": lambda k: (dist.Beta(1.0 + k, 2.0), 0.8),
     "logit of a count": lambda k: (dist.Bernoulli(logits=0.2 * k - 3.0), 0),
     "classes by count": lambda k: (dist.Categorical(logits=jnp.stack([0.3 * k, 0.0 * k, -0.2 * k], -1)), 2),

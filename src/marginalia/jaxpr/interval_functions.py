@@ -40,7 +40,12 @@ def _grows(name: str) -> Rule:
         outside = (x.low < first - beside) | (x.high > last + beside)
         low = np.where(outside, -np.inf, np.maximum(found.low, least))
         high = np.where(outside, np.inf, np.minimum(found.high, most))
-        return Interval(low, high, None, x.peak if name == "exp" else None)
+        known = x.log if name == "log" else None
+        if known is not None and known.shape == low.shape:
+            low, high = np.maximum(low, known.low), np.minimum(high, known.high)
+        result = Interval(low, high, None, x.peak if name == "exp" else None)
+        result.log = x if name == "exp" else None
+        return result
 
     return grown
 

@@ -32,13 +32,14 @@ class Above(NamedTuple):
 class Interval:
     """Arrays of smallest and largest values; both are the same object where the value is known."""
 
-    __slots__ = ("above", "high", "low", "peak")
+    __slots__ = ("above", "high", "log", "low", "peak")
 
     def __init__(self, low: Any, high: Any = None, above: Above | None = None, peak: tuple[int, ...] | None = None):
         self.low = np.asarray(low, float)
         self.high = self.low if high is None else np.asarray(high, float)
         self.above = above
         self.peak = peak
+        self.log: Interval | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,7 +124,9 @@ def _settled(found: Interval, aval: Any) -> Interval:
     bad = np.isnan(low) | np.isnan(high)
     if bad.any():
         low, high = np.where(bad, -np.inf, low), np.where(bad, np.inf, high)
-    return Interval(low, high, found.above, found.peak)
+    settled = Interval(low, high, found.above, found.peak)
+    settled.log = found.log
+    return settled
 
 
 # ---- Rounding ------------------------------------------------------------------------------------
@@ -242,7 +245,10 @@ def _any_power(equation: Any, x: Interval, y: Interval) -> Interval:
     size = np.maximum(np.where(np.isfinite(low), np.abs(low), 0.0), np.where(np.isfinite(high), np.abs(high), 0.0))
     slack = 1.0 + 1e-14 * (2.0 + size)
     none = x.low < 0
-    return Interval(np.where(none, -np.inf, ends[0] / slack), np.where(none, np.inf, ends[1] * slack))
+    found = Interval(np.where(none, -np.inf, ends[0] / slack), np.where(none, np.inf, ends[1] * slack))
+    if (x.low > 0).all():
+        found.log = moved_out(equation, low, high, 16)
+    return found
 
 
 @rule("rem")
