@@ -11,6 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from endless_pairs import LIKELIHOODS, MANY, PRIORS, exact, program
+from numpyro.contrib.control_flow import scan
 from scipy import stats
 from scipy.special import logsumexp
 
@@ -131,3 +132,75 @@ def test_up_to_serves_families_whose_tails_are_not_known() -> None:
         k = jnp.arange(301)
         log = dist.BetaNegativeBinomial(4.0, 3.0, 5.0).log_prob(k) + dist.Poisson(0.5 + k).log_prob(3)
     close(found, logsumexp(np.asarray(log)), "log density")
+
+
+def poisson(rate: float) -> np.ndarray:
+    return stats.poisson.logpmf(MANY, rate)
+
+
+def bonus_to_each_of_a_plate():
+    with numpyro.plate("i", 3):
+        k = numpyro.sample("k", dist.Poisson(jnp.array([1.0, 5.0, 20.0])))
+    numpyro.factor("f", jnp.where(k == 150, 900.0, 0.0).sum())
+
+
+def bonus_in_one_class():
+    z = numpyro.sample("z", dist.Bernoulli(0.3))
+    k = numpyro.sample("k", dist.Poisson(jnp.where(z == 1, 2.0, 6.0)))
+    numpyro.factor("f", jnp.where((k == 180) & (z == 1), 2000.0, 0.0))
+
+
+def steps_of_a_scan():
+    def step(carry, y):
+        k = numpyro.sample("k", dist.Poisson(3.0))
+        numpyro.sample("y", dist.Normal(jnp.where(k == 100, 50.0, 0.0), 0.1), obs=y)
+        return carry, None
+
+    scan(step, 0, jnp.array([0.1, 50.0]))
+
+
+def both_of_two():
+    a, b = (numpyro.sample(name, dist.Poisson(4.0)) for name in "ab")
+    numpyro.factor("f", jnp.where((a == 90) & (b == 80), 1500.0, 0.0))
+
+
+def twice_by_scale():
+    with numpyro.handlers.scale(scale=2.0):
+        k = numpyro.sample("k", dist.Poisson(5.0))
+        numpyro.factor("f", jnp.where(k == 150, 900.0, 0.0))
+
+
+def growing_chain():
+    n = 2
+    for t, y in enumerate([3.0, 5.0, 9.0]):
+        n = numpyro.sample(f"n{t}", dist.Poisson(1.6 * n + 0.1))
+        numpyro.sample(f"y{t}", dist.Normal(1.0 * n, 2.0), obs=y)
+
+
+def chained() -> float:
+    few = MANY[:1000]
+    log = stats.poisson.logpmf(few, 3.3) + stats.norm.logpdf(3.0, few, 2.0)
+    for y in (5.0, 9.0):
+        step = stats.poisson.logpmf(few[None], 1.6 * few[:, None] + 0.1)
+        log = logsumexp(log[:, None] + step, axis=0) + stats.norm.logpdf(y, few, 2.0)
+    return float(logsumexp(log))
+
+
+def at(place: int, more: float) -> np.ndarray:
+    return np.where(place == MANY, more, 0.0)
+
+
+FAR: dict[Any, float] = {
+    bonus_to_each_of_a_plate: sum(logsumexp(poisson(rate) + at(150, 900.0)) for rate in (1.0, 5.0, 20.0)),
+    bonus_in_one_class: np.logaddexp(np.log(0.7), np.log(0.3) + logsumexp(poisson(2.0) + at(180, 2000.0))),
+    steps_of_a_scan: sum(logsumexp(poisson(3.0) + stats.norm.logpdf(y, at(100, 50.0), 0.1)) for y in (0.1, 50.0)),
+    both_of_two: np.logaddexp(0.0, 1500.0 + poisson(4.0)[90] + poisson(4.0)[80]),
+    twice_by_scale: 2 * logsumexp(poisson(5.0) + at(150, 900.0)),
+    growing_chain: chained(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", FAR, ids=lambda m: m.__name__)
+def test_what_several_discretes_have_far_away_is_found(model: Any) -> None:
+    close(mg.marginalize(model).log_density({}), FAR[model], "log density")

@@ -30,11 +30,16 @@ GROWING: dict[str, tuple[Callable[[np.ndarray], np.ndarray], tuple[float, float]
 """Functions that grow, the numbers that they take, and between which theirs lie."""
 
 
+LARGEST = float(np.finfo(float).max)
+
+
 def _grows(name: str) -> Rule:
     function, (first, last), (least, most) = GROWING[name]
 
     def grown(equation: Any, x: Interval) -> Interval:
         found = moved_out(equation, function(np.clip(x.low, first, last)), function(np.clip(x.high, first, last)), 16)
+        if name in ("exp", "exp2", "expm1", "sinh"):  # too large for a double, it is not infinite
+            found = Interval(np.where(x.low < np.inf, np.minimum(found.low, LARGEST), found.low), found.high)
         # Outside there is no number, of which nothing is known; `1 - exp(-x)` may be there by rounding alone.
         beside = 1e-9 if np.dtype(equation.outvars[0].aval.dtype).itemsize >= 8 else 1e-4
         outside = (x.low < first - beside) | (x.high > last + beside)
