@@ -183,3 +183,12 @@ def test_what_runs_in_32_bits_runs_and_is_exact_to_64(mean):
         value, slope = jax.jit(jax.value_and_grad(lambda a: kernel.log_density({"a": a}, kernel.data)))(A)
     close(value, np.log(weights.sum() / np.sqrt(2 * np.pi)), "density")
     close(slope, (weights * (0.7 - expected) * np.asarray(SLOPES[mean])).sum() / weights.sum(), "slope")
+
+
+def test_check_looks_at_such_a_program_too():
+    def model():
+        a = numpyro.sample("a", dist.Normal(0, 1))
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Normal(counted(a, z), 1), obs=0.7)
+
+    assert str(mg.check(model)).startswith("Nothing found.")

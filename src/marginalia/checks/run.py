@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from marginalia.checks.twice import observed_twice
 from marginalia.checks.values import impossible_values, silenced
 from marginalia.data_checks import check_arguments
 from marginalia.errors import DataError, MarginaliaError, ModelError, Refusal
+from marginalia.lax import Widened
 from marginalia.marginal.marginal import Marginal
 from marginalia.precision import float64
 from marginalia.program import Program, read
@@ -59,7 +61,7 @@ class _Check:
             self.found += _bad_arguments(self.model, args, kwargs, error)
             return self.stopped("all else, which needs arguments that can be used")
         try:
-            sites = survey(self.model, args, kwargs)
+            sites = self.survey(args, kwargs)
         except (Refusal, ModelError) as error:
             self.found.append(Finding.of_error("python" if isinstance(error, Refusal) else "program", error))
             return self.stopped("all else, which needs a program that can be read")
@@ -67,6 +69,18 @@ class _Check:
         impossible = self.look_at_data(sites)
         self.look_at_program(args, kwargs, sites, impossible)
         return self.stopped()
+
+    def survey(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Survey:
+        """The program's sites; where 32 bits meet 64 in its loops, of the program with wide ones."""
+        try:
+            return survey(self.model, args, kwargs)
+        except TypeError:
+            wide = Widened(self.model)
+            with contextlib.suppress(TypeError):
+                found = survey(wide, args, kwargs)
+                self.model = wide
+                return found
+            raise
 
     def stopped(self, *unchecked: str) -> Findings:
         return Findings(tuple(self.found), tuple(self.checked), (*self.unchecked, *unchecked))
