@@ -53,7 +53,7 @@ def test_one_chain_of_laplace_is_judged_by_its_k_hat(monkeypatch):
 @pytest.fixture
 def all_begin_at_one_mode(monkeypatch):
     """Chains as they would be without jumps."""
-    monkeypatch.setattr(nuts, "jumps_between", lambda weighed, evaluate: None)
+    monkeypatch.setattr(nuts, "jumps_between", lambda problem, weighed: None)
     monkeypatch.setattr(modes, "shares", lambda weighed, count: [count])
 
 
@@ -72,7 +72,7 @@ def test_modes_far_apart_are_visited_as_often_as_they_deserve(all_begin_at_one_m
 def test_smc_that_would_take_too_long_is_given_up_and_the_chains_are_kept(all_begin_at_one_mode, monkeypatch):
     monkeypatch.setattr(auto, "_fits", lambda weighed, tried: False)
     monkeypatch.setattr(auto, "MOST_WORK", 2e7)
-    monkeypatch.setattr(ensemble, "jumps_between", lambda weighed, evaluate: None)
+    monkeypatch.setattr(ensemble, "jumps_between", lambda problem, weighed: None)
     marginal = mg.marginalize(known.two_modes, np.array(known.SEEN))
     result = infer.run(marginal, Auto(starts=16, draws=200, tune=100), random_seed=1, progressbar=False)
     assert result.method == "nuts"

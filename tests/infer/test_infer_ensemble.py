@@ -39,7 +39,7 @@ def test_same_seed_same_bytes(gaussian):
 
 
 def test_superchains_that_disagree_are_said(monkeypatch):
-    monkeypatch.setattr(ensemble, "jumps_between", lambda weighed, evaluate: None)
+    monkeypatch.setattr(ensemble, "jumps_between", lambda problem, weighed: None)
     result = infer.run(bimodal(0.4), Ensemble(starts=16, draws=50, tune=100), random_seed=1, progressbar=False)
     assert result.info["nested_rhat"]["x"] > 1.5
     assert result.findings[0].startswith("The superchains do not agree: nested R-hat is above 1.01 for x")

@@ -42,16 +42,25 @@ def _exact(count: int, rng: np.random.Generator) -> np.ndarray:
     return CENTRES[which] + moves
 
 
-def _weighed() -> SimpleNamespace:
-    roots = zip(SPREADS, CENTRES, strict=True)
-    every = [SimpleNamespace(point=c, curvature=Curvature(r @ r.T, r, 0.0), mass=1.0) for r, c in roots]
-    return SimpleNamespace(every=every)
+def _problem(shapes, values=()) -> SimpleNamespace:
+    """A problem of sites with these shapes and discretes with so many values."""
+    discretes = {f"z{i}": SimpleNamespace(values=np.arange(n)) for i, n in enumerate(values)}
+    latents = {name: SimpleNamespace(shape=shape) for name, shape in shapes.items()}
+    program = SimpleNamespace(latents=latents, discretes=discretes)
+    dimension = sum(int(np.prod(shape)) for shape in shapes.values())
+    return SimpleNamespace(shapes=shapes, dimension=dimension, marginal=SimpleNamespace(program=program))
+
+
+def _weighed(evaluate, centres=CENTRES, roots=SPREADS) -> SimpleNamespace:
+    both = zip(roots, centres, strict=True)
+    every = [SimpleNamespace(point=c, curvature=Curvature(r @ r.T, r, 0.0), mass=1.0) for r, c in both]
+    return SimpleNamespace(every=every, found=SimpleNamespace(optimiser=SimpleNamespace(evaluate=evaluate)))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_exact_draws_are_exact_draws_after_a_jump(seed):
     rng = np.random.default_rng(seed)
-    move = jumps.Jumps(_weighed(), lambda x: (_log_density(x), np.zeros_like(x)))
+    move = jumps.Jumps(_problem({"x": (2,)}), _weighed(lambda x: (_log_density(x), np.zeros_like(x))))
     before = _exact(40_000, rng)
     after, values, _ = move(before, _log_density(before), np.zeros_like(before), rng)
     moved = np.any(after != before, axis=1)
@@ -70,13 +79,30 @@ def test_exact_draws_are_exact_draws_after_a_jump(seed):
 
 
 def test_there_and_back_is_where_one_was():
-    move = jumps.Jumps(_weighed(), lambda x: (np.full(len(x), 0.0), np.zeros_like(x)))
+    move = jumps.Jumps(_problem({"x": (2,)}), _weighed(lambda x: (np.zeros(len(x)), np.zeros_like(x))))
     rng = np.random.default_rng(0)
     points = CENTRES[[0, 0, 1]] + 0.1 * rng.normal(size=(3, 2))
     there, _, slopes = move(points, np.full(3, -1e9), np.zeros((3, 2)), rng)
     assert np.array_equal(move.owners(there), [1, 1, 0])
     back, _, _ = move(there, np.full(3, -1e9), slopes, rng)
     np.testing.assert_allclose(back, points, atol=1e-12)
+
+
+def test_components_in_other_places_and_effects_of_other_sign_are_found():
+    """Where one mode is the other with means permuted and effects reflected, a jump does just that."""
+    rng = np.random.default_rng(0)
+    shapes = {"mu": (2, 3), "e": (5,), "m": ()}
+    index = np.arange(6).reshape(2, 3)[:, [2, 0, 1]].ravel()
+    copy = np.zeros((12, 12))
+    copy[np.arange(6), index] = 1
+    copy[6:, 6:] = -np.eye(6)
+    root = np.linalg.cholesky(np.cov(rng.normal(size=(12, 40))))
+    centre = 3 * rng.normal(size=12)
+    weighed = _weighed(lambda x: (np.zeros(len(x)), x), [centre, copy @ centre], [root, copy @ root])
+    move = jumps.Jumps(_problem(shapes, (3,)), weighed)
+    points = centre + rng.normal(size=(4, 12)) @ root.T
+    there, _, _ = move(points, np.full(4, -1e9), np.zeros((4, 12)), rng)
+    np.testing.assert_allclose(there, points @ copy.T, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def sample(
     clock = time.perf_counter()
     first = _begin(problem, weighed, options, rng)
     root = weighed.comparable[0].curvature.root if weighed.comparable else np.eye(problem.dimension)
-    jumps = jumps_between(weighed, weighed.found.optimiser.evaluate)
+    jumps = jumps_between(problem, weighed)
     stepper.block = BLOCK if jumps is None else BETWEEN_JUMPS
     moving = _Moving(stepper, options, key_data(rng), first, root, jumps, progress, checkpoint.part("chains"))
     after, wanted = _until_content(problem, moving, options)

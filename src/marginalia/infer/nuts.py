@@ -125,7 +125,7 @@ def sample(
     """Draw from the posterior, the modes being known."""
     options = sampler.options
     clock = time.perf_counter()
-    sampler.jumps = jumps_between(weighed, weighed.found.optimiser.evaluate)
+    sampler.jumps = jumps_between(problem, weighed)
     sampler.block = sampler.room if sampler.jumps is None else min(BETWEEN_JUMPS, sampler.room)
     saved = checkpoint.part("chains").load()
     if saved is not None:
