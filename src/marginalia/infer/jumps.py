@@ -36,10 +36,13 @@ class Jumps:
         self._log_volumes = 0.5 * np.linalg.slogdet(covariances)[1]
         count = len(covariances)
         self._maps = np.tile(np.eye(problem.dimension), (count, count, 1, 1))
+        self._log_stretches = np.zeros((count, count))
         for i, j in itertools.combinations(range(count), 2):
             alike = _likening(problem, self._centres[[i, j]], covariances[[i, j]])
             self._maps[i, j] = _transport(alike @ covariances[i] @ alike.T, covariances[j]) @ alike
             self._maps[j, i] = np.linalg.inv(self._maps[i, j])
+            self._log_stretches[i, j] = np.linalg.slogdet(self._maps[i, j])[1]
+            self._log_stretches[j, i] = -self._log_stretches[i, j]
 
     def owners(self, points: np.ndarray) -> np.ndarray:
         """The mode whose Gaussian is highest at each of `points` `(n, dimension)`: `(n,)`."""
@@ -65,9 +68,8 @@ class Jumps:
         moves = points - self._centres[here]
         proposed = self._centres[there] + np.einsum("nij,nj->ni", self._maps[here, there], moves)
         new_values, new_gradients = self._evaluate(proposed)
-        stretched = self._log_volumes[there] - self._log_volumes[here]
         with np.errstate(over="ignore"):
-            chance = np.exp(np.minimum(new_values - values + stretched, 0.0))
+            chance = np.exp(np.minimum(new_values - values + self._log_stretches[here, there], 0.0))
         taken = (self.owners(proposed) == there) & (uniforms < chance)
         return (
             np.where(taken[:, None], proposed, points),
@@ -116,8 +118,11 @@ def _block(shape: tuple[int, ...], axes: list[int], centres: np.ndarray, spreads
 
 
 def _transport(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The map of least transport between two covariances, in units of the first one's spreads."""
+    spreads = np.sqrt(np.diag(before))
+    before, after = (part / spreads / spreads[:, None] for part in (before, after))
     root, back = _root(before, 0.5), _root(before, -0.5)
-    return back @ _root(root @ after @ root, 0.5) @ back
+    return spreads[:, None] * (back @ _root(root @ after @ root, 0.5) @ back) / spreads
 
 
 def _root(matrix: np.ndarray, power: float) -> np.ndarray:
