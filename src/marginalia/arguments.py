@@ -217,6 +217,8 @@ def _array(value: np.ndarray) -> np.ndarray:
         # A cell that is masked is missing: it is refused where it is observed, unless the program masks it too.
         missing = np.ma.getmaskarray(value)
         value = np.where(missing, np.nan, value.data) if missing.any() else value.data
+    if value.dtype == np.longdouble:
+        value = value.astype(np.float64)  # the widest that JAX knows
     return copied(value)
 
 

@@ -91,6 +91,20 @@ def _numbers_from_objects(value: np.ndarray, name: str) -> np.ndarray:
     return value.astype(float)
 
 
+def check_numeric(name: str, value: Any) -> None:
+    """Refuse an observed value that is no array of real numbers: dates, complex numbers, a sparse matrix."""
+    dtype = getattr(value, "dtype", None)
+    if hasattr(value, "toarray"):
+        got, remedy = f"a {type(value).__name__}", "make it an array with .toarray()."
+    elif getattr(dtype, "kind", "f") in "mMcOUSV" and not hasattr(value, "aval"):
+        got, remedy = f"the type {dtype}", "convert it to numbers first (dates to days since the first, say)."
+    else:
+        return
+    raise DataError(
+        compose("the data are not numbers", where=f"site '{name}'", expected="real numbers", got=got, remedy=remedy)
+    )
+
+
 def check_observed(
     name: str,
     distribution: str,

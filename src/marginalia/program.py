@@ -400,6 +400,9 @@ def log_probability(name: str, site: dict[str, Any], discretes: dict[str, Discre
     if site["is_observed"] and not isinstance(fn, dist.Unit):
         # Traced: NumPyro looks into concrete values, which are checked already. Of a dtype that nothing narrows.
         value = jnp.array(value, dtype=jnp.result_type(value), copy=True)
+        # What is computed of a value, a logarithm say, must not be rounded as a narrow type is.
+        kind = value.dtype.kind
+        value = value.astype(jnp.result_type(float if kind == "f" else int)) if kind in "fiu" else value
         if mask is not None:
             # A masked value is never computed with: it may be missing, and its gradient must not be either.
             shown = jnp.reshape(mask, jnp.shape(mask) + (1,) * fn.event_dim)

@@ -16,6 +16,7 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.primitives import Messenger
 
+from marginalia.data_checks import check_numeric
 from marginalia.errors import DataError, MarginaliaError, ModelError, Refusal, compose
 from marginalia.families import endless_of
 from marginalia.jaxpr.known import known_values
@@ -265,6 +266,8 @@ def _survey_site(
     if isinstance(fn, dist.Unit):
         sites[name] = {"kind": "factor"}
         return
+    if site["is_observed"]:
+        check_numeric(name, site["value"])
     shape = tuple(np.shape(site["value"]))
     event_dim = fn.event_dim
     common = {"shape": shape, "dims": _dims(name, site, shape, event_dim), "event_dim": event_dim}

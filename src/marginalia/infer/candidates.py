@@ -94,7 +94,9 @@ def clustering(rows: np.ndarray, k: int, rng: np.random.Generator, increasing: b
     if len(rows) > CLUSTER_ROWS:
         rows = rows[rng.choice(len(rows), CLUSTER_ROWS, replace=False)]
     flat = rows.reshape(len(rows), -1)
-    overall = np.where(flat.std(axis=0) > 0, flat.std(axis=0), 1.0)
+    largest = np.maximum(np.abs(flat).max(axis=0), np.finfo(float).tiny)
+    spread = (flat / largest).std(axis=0) * largest  # so that no square is too large for a number
+    overall = np.where(spread > 0, spread, 1.0)
     scaled = flat / overall
     centres = scaled[rng.integers(len(scaled))][None]
     for _ in range(k - 1):

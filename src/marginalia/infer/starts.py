@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ FEWEST_CANDIDATES = 64
 MOST_FOLLOWED = 12  # places found on some of the rows that are followed up on all
 FEW_STEPS = 10  # bring a start near the data, but not far up a spike
 CANDIDATE_ROUNDS = 10
+HUGE = 1e154  # beyond this a square overflows
 BLAMED = 16  # impossible candidates that are looked into to say what is impossible
 SAME_MODE = 0.01  # nats: ends further apart are different modes
 LOGITS = ("simplex", "interval")
@@ -373,5 +374,19 @@ def _no_start(problem: Problem, points: np.ndarray) -> FitError:
             blamed.append(f"{name!r}: some term is impossible at every start, though none at all of them")
     if not blamed:
         blamed = ["the data's terms are finite at some starts, so a prior or a factor is not"]
+    blamed += _huge(problem)
     what = f"none of the starts has a finite log density; {'; '.join(blamed)}"
     return FitError(compose(what, remedy=remedy))
+
+
+def _huge(problem: Problem) -> list[str]:
+    """Values of the data whose squares are no numbers: they are impossible under most distributions."""
+    words = []
+    for name, site in getattr(problem.marginal.program, "observed", {}).items():
+        value: Any = np.asarray(site.value)
+        huge = np.argwhere(np.abs(value) > HUGE) if value.dtype.kind == "f" else ()
+        if len(huge):
+            place = tuple(map(int, huge[0]))
+            at = place[0] if len(place) == 1 else place
+            words.append(f"{name!r} holds {value[place]:g} (row {at}), whose square is too large for a number")
+    return words
