@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -383,10 +383,10 @@ def _huge(problem: Problem) -> list[str]:
     """Values of the data whose squares are no numbers: they are impossible under most distributions."""
     words = []
     for name, site in getattr(problem.marginal.program, "observed", {}).items():
-        value: Any = np.asarray(site.value)
+        value: np.ndarray = np.asarray(site.value)
         huge = np.argwhere(np.abs(value) > HUGE) if value.dtype.kind == "f" else ()
         if len(huge):
-            place = tuple(map(int, huge[0]))
-            at = place[0] if len(place) == 1 else place
-            words.append(f"{name!r} holds {value[place]:g} (row {at}), whose square is too large for a number")
+            first = huge[0].tolist()
+            at = ", ".join(map(str, first))
+            words.append(f"{name!r} holds {value[tuple(first)]:g} (row {at}), whose square is too large for a number")
     return words
