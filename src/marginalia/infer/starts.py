@@ -383,8 +383,8 @@ def _huge(problem: Problem) -> list[str]:
     """Values of the data whose squares are no numbers: they are impossible under most distributions."""
     words = []
     for name, site in getattr(problem.marginal.program, "observed", {}).items():
-        value: np.ndarray = np.asarray(site.value)
-        huge = np.argwhere(np.abs(value) > HUGE) if value.dtype.kind == "f" else ()
+        value = np.asarray(site.value)
+        huge = np.argwhere(np.abs(value) > HUGE)
         if len(huge):
             first = huge[0].tolist()
             at = ", ".join(map(str, first))
