@@ -384,7 +384,7 @@ def _huge(problem: Problem) -> list[str]:
     words = []
     for name, site in getattr(problem.marginal.program, "observed", {}).items():
         value = np.asarray(site.value)
-        huge = np.argwhere(np.abs(value) > HUGE)
+        huge = np.argwhere(np.abs(value) > HUGE) if value.dtype.kind in "fiu" else np.empty((0, value.ndim), int)
         if len(huge):
             first = huge[0].tolist()
             at = ", ".join(map(str, first))
