@@ -81,7 +81,12 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
+FAST = {"fewer rows", "one value", "a prior", "a covariate"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]
+)
 def test_another_model_or_other_data_are_refused_with_what_differs(path, name):
     model, y, words = OTHERS[name]
     with pytest.raises(mg.DataError, match=f"another model or of other data.*{words}") as refused:

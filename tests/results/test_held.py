@@ -78,6 +78,7 @@ def test_a_parameter_that_was_fixed_stays_so_and_so_does_one_that_priors_read():
     assert set(found) == {"y"}
 
 
+@pytest.mark.slow
 def test_data_given_by_a_handler_are_drawn_and_so_is_each_value_of_a_series():
     close(fit_of(handlers.condition(rows, {"y": Y}), np.zeros(5), mu=0.0, sd=2.0).predict()["y"], 0.0, 2.0)
 
@@ -117,6 +118,7 @@ def test_what_is_drawn_at_a_step_of_a_scan_is_what_the_next_step_reads():
     close(fit_of(walk, Y, a=0.0).predict()["y"], 100.0, 0.1 * np.sqrt(np.arange(1, 6)))
 
 
+@pytest.mark.slow
 def test_a_seed_of_the_users_own_makes_no_draw_the_same_as_another():
     model = handlers.condition(handlers.seed(rows, jax.random.key(1)), {"sd": 2.5})
     close(fit_of(model, Y, mu=0.0).predict()["y"], 0.0, 2.5)

@@ -52,7 +52,14 @@ TOLD = {
 }
 
 
-@pytest.mark.parametrize("name", TOLD)
+FAST = {"another bound", "what is forbidden far away", "slightly other weights", "bounds in an array"}
+
+
+def cases(names):
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", cases(TOLD))
 def test_components_that_differ_far_from_the_mode_are_told_apart(name):
     assert families(**TOLD[name]) == ()
 
@@ -63,7 +70,7 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.parametrize("name", cases(ALIKE))
 def test_components_that_are_alike_everywhere_are_exchangeable(name):
     (family,) = families(**ALIKE[name])
     assert family.axes == {"w": (0,), "mu": (0,)}
