@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from numpyro import handlers
 from scipy.special import logsumexp
 
@@ -146,6 +147,16 @@ def _own_support(fn: Any) -> Callable[[Any], Any]:
     return fn.support
 
 
+def _log_prob(fn: Any, value: Any) -> Any:
+    """With -inf outside the support, also where the program tells NumPyro not to look."""
+    term, plain = fn.log_prob(value), fn
+    while isinstance(plain, dist.ExpandedDistribution):
+        plain = plain.base_dist
+    if plain._validate_args or isinstance(plain, dist.Unit | dist.Independent | dist.MaskedDistribution):
+        return term
+    return jnp.where(plain.support(value), term, -jnp.inf)
+
+
 def enumerate_all(
     model: Callable[..., Any],
     args: tuple[Any, ...],
@@ -175,7 +186,7 @@ def enumerate_all(
             total, prior, observed = jnp.zeros(()), jnp.zeros(()), {}
             inside = jnp.array(True)  # elements of one site may have supports of different size
             for name, site in trace(model, values, args).items():
-                term = site["fn"].log_prob(site["value"])
+                term = _log_prob(site["fn"], site["value"])
                 term = term if site["scale"] is None else term * site["scale"]
                 total = total + jnp.sum(term)
                 if name in sites:

@@ -111,7 +111,7 @@ def check_observed(
     value: np.ndarray | None,
     mask: np.ndarray | None,
     inside: np.ndarray | None,
-    event_dim: int,
+    element_dim: int,
     support: str,
 ) -> None:
     """Refuse observed values that are missing, infinite or outside the distribution's support."""
@@ -125,7 +125,7 @@ def check_observed(
         bad,
         mask,
         value,
-        event_dim,
+        element_dim,
         "a missing value (NaN)",
         "drop the row, or keep it and mask it: `with numpyro.handlers.mask(mask=~jnp.isnan(y)):` around the "
         "site (with `jnp.nan_to_num(y)` as data).",
@@ -136,7 +136,7 @@ def check_observed(
         infinite,
         mask,
         value,
-        event_dim,
+        element_dim,
         "an infinite value",
         "remove the row or repair the value.",
         "finite numbers",
@@ -148,7 +148,7 @@ def check_observed(
         ~np.asarray(inside, bool),
         mask,
         value,
-        event_dim,
+        element_dim,
         f"a value outside the support of {distribution}",
         "correct the value, or choose a distribution whose support contains it.",
         in_words(support),
@@ -160,7 +160,7 @@ def _refuse_first(
     bad: np.ndarray,
     mask: np.ndarray | None,
     value: np.ndarray,
-    event_dim: int,
+    element_dim: int,
     what: str,
     remedy: str,
     expected: str,
@@ -169,10 +169,8 @@ def _refuse_first(
         return
     if mask is not None:
         mask = np.asarray(mask, bool)
-        try:
-            bad = bad & np.broadcast_to(mask, bad.shape)
-        except ValueError:
-            bad = bad & mask.reshape(mask.shape + (1,) * (bad.ndim - mask.ndim))
+        own = bad.ndim - (value.ndim - element_dim)  # a mask is of elements, what is bad may be in one
+        bad = bad & mask.reshape(mask.shape + (1,) * own)
         if not bad.any():
             return
     position = tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))

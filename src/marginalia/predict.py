@@ -279,7 +279,7 @@ def _same_shapes(samples: dict[str, Any], one: Params) -> None:
                 )
             )
         fn = samples[name]["fn"]
-        wanted = tuple(fn.batch_shape) + tuple(fn.event_shape)
+        wanted = tuple(fn.shape(samples[name]["kwargs"].get("sample_shape") or ()))
         if wanted != tuple(np.shape(value)):
             raise DataError(
                 compose(

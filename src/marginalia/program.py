@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,15 +27,11 @@ from marginalia.jaxpr.slopes import with_finite_slopes
 from marginalia.lanes.bounds import current
 from marginalia.lax import Widened
 from marginalia.running import running
-from marginalia.survey import (
-    Survey,
-    bounds_from_parents,
-    cut_before,
-    listed,
-    refuse_support_from_discretes,
-    survey,
-)
-from marginalia.tracing import OnRows, is_discrete, peel, run_model
+from marginalia.steps import Steps, given
+from marginalia.supports import log_prob as log_prob_inside
+from marginalia.supports import moves, unchecked_log_prob
+from marginalia.survey import Survey, bounds_from_parents, cut_before, listed, refuse_support_from_discretes, survey
+from marginalia.tracing import OnRows, is_discrete, masks_around, masks_of, peel, run_model
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,8 @@ class Program:
     """A NumPyro program, read: `jaxpr` maps latents and discretes (in order) to `terms` (in order).
 
     `drawn` are the plates that draw some of their rows anew in each run, with how many. The program is read on all
-    rows, and `model` is the user's with these plates told so.
+    rows, and `model` is the user's with these plates told so. `certain` are observed sites whose data are known to be
+    inside the support.
     """
 
     model: Callable[..., Any]
@@ -112,6 +110,11 @@ class Program:
     jaxpr: core.ClosedJaxpr
     fixed_supports: bool
     drawn: dict[str, int] = field(default_factory=dict)
+    certain: frozenset[str] = frozenset()
+
+    def looked_at(self, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """The sites at the given values, as `log_probability` takes them. For use inside a JAX function."""
+        return sites_looked_at(self.model, self.args, self.kwargs, values, self.certain)
 
     def trace(self, values: Mapping[str, Any], key: Any = None) -> dict[str, dict[str, Any]]:
         """Run the program with the given latents; the rest is drawn with `key`. For use inside a JAX function."""
@@ -119,45 +122,43 @@ class Program:
 
     def constrain(self, unconstrained: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Unconstrained reals to the latents' supports, with the log absolute Jacobian determinant."""
-        params: dict[str, Any] = {}
-        total: Any = jnp.zeros(())
 
-        def one(name: str, support: Any) -> Any:
-            nonlocal total
+        def one(support: Any, x: Any) -> tuple[Any, Any]:
             transform = dist.biject_to(support)
-            x = unconstrained[name]
             value = transform(x)
-            total = total + jnp.sum(transform.log_abs_det_jacobian(x, value))
-            params[name] = value
-            return value
+            return value, (value, transform.log_abs_det_jacobian(x, value))
 
-        self._visit_supports(one)
-        return params, total
+        found = self._visit_supports(one, unconstrained)
+        total = sum((jnp.sum(log_det) for _, log_det in found.values()), jnp.zeros(()))
+        return {name: value for name, (value, _) in found.items()}, total
 
     def unconstrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The inverse of `constrain`."""
-        out: dict[str, Any] = {}
 
-        def one(name: str, support: Any) -> Any:
-            out[name] = dist.biject_to(support).inv(jnp.asarray(params[name], float))
-            return params[name]
+        def one(support: Any, value: Any) -> tuple[Any, Any]:
+            return value, dist.biject_to(support).inv(jnp.asarray(value, float))
 
-        self._visit_supports(one)
-        return out
+        return self._visit_supports(one, params)
 
-    def _visit_supports(self, visit: Callable[[str, Any], Any]) -> None:
+    def _visit_supports(
+        self, visit: Callable[[Any, Any], tuple[Any, Any]], values: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Apply `visit(support, value)` to the given values, which gives a latent's value and what is wanted of it."""
         if self.fixed_supports:
-            for name, latent in self.latents.items():
-                visit(name, latent.support)
-            return
+            return {name: visit(latent.support, values[name])[1] for name, latent in self.latents.items()}
+        wanted: dict[str, Any] = {}
+        own = given(values)
 
-        def choose(site: dict[str, Any]) -> Any:
-            if site["type"] == "sample" and site["name"] in self.latents:
-                return visit(site["name"], site["fn"].support)
-            return None
+        def choose(site: dict[str, Any], step: Any) -> Any:
+            if site["name"] not in self.latents:
+                return None
+            value, wanted[site["name"]] = visit(site["fn"].support, own(site, step))
+            return value
 
-        with running(), handlers.seed(rng_seed=0), handlers.substitute(substitute_fn=choose):
+        steps = Steps(choose, lambda site, step: wanted.pop(site["name"], None))
+        with running(), handlers.trace(), handlers.seed(rng_seed=0), steps:
             self.model(*self.args, **self.kwargs)
+        return {name: steps.seen[name] for name in self.latents}
 
     def prior(self, key: Any, *, instead: Callable[[Any, Any], Any] | None = None) -> dict[str, Any]:
         """One draw of the latents from the prior; a value near the middle of the support where none can be drawn.
@@ -172,7 +173,7 @@ class Program:
                 and isinstance(site["fn"], dist.ImproperUniform)
             ):
                 transform = dist.biject_to(site["fn"].support)
-                shape = transform.inverse_shape(site["fn"].shape())
+                shape = transform.inverse_shape(site["fn"].shape(site["kwargs"]["sample_shape"]))
                 return transform(jax.random.uniform(site["kwargs"]["rng_key"], shape, float, -2.0, 2.0))
             if instead is not None and site["type"] == "sample" and not site["is_observed"]:
                 return instead(site["fn"], site["kwargs"]["rng_key"])
@@ -214,6 +215,8 @@ def read(
         model = OnRows(model, {})
     latents: dict[str, Latent] = {}
     discretes: dict[str, Discrete] = {}
+    bounds: dict[str, Any] = {}
+    certain: set[str] = set()  # data that are inside their supports
     fixed = True
     for name, site in sites.items():
         if site["kind"] == "latent":
@@ -223,12 +226,16 @@ def read(
             fixed = fixed and support is not None
             latents[name] = Latent(name, site["shape"], site["dims"], support)
         elif site["kind"] == "discrete":
-            cut = _values_kept(name, tables, cuts or {}) if site["endless"] else None
-            bounds = tables.bounds(name, cut)
-            inherited = bounds is None
-            bounds = bounds or bounds_from_parents(model, args, kwargs, name, sites, discretes)
-            support_ = listed(name, site["shape"], bounds)
-            discretes[name] = Discrete(name, site["shape"], site["dims"], *support_, site["endless"], inherited)
+            site["kept"] = _values_kept(name, tables, cuts or {}) if site["endless"] else None
+            bounds[name] = tables.bounds(name, site["kept"])
+    inherited = [name for name, pair in bounds.items() if pair is None]
+    if inherited:
+        bounds |= bounds_from_parents(model, args, kwargs, inherited, sites, bounds)
+    for name, pair in bounds.items():
+        site = sites[name]
+        support_ = listed(name, site["shape"], pair)
+        own = name in inherited
+        discretes[name] = Discrete(name, site["shape"], site["dims"], *support_, site["endless"], own)
     observed = {}
     for name, site in sites.items():
         if site["kind"] == "observed":
@@ -240,16 +247,30 @@ def read(
                 value,
                 tables.known(("mask", name)),
                 tables.known(("inside", name)),
-                site["event_dim"],
+                site["element_dim"],
                 site["support_text"],
             )
-    jaxpr, terms = _density(model, args, kwargs, latents, discretes, tables)
+            if site["complete"] and (within := tables.known(("inside", name))) is not None and within.all():
+                certain.add(name)
+    jaxpr, terms = _density(model, args, kwargs, latents, discretes, certain)
     # The user's arrays may change after this.
     jaxpr = core.ClosedJaxpr(jaxpr.jaxpr, [owned(x) for x in jaxpr.consts])
     deterministics = {n: Site(n, s["shape"], s["dims"]) for n, s in sites.items() if s["kind"] == "deterministic"}
     plates = {n: s["size"] for n, s in sites.items() if s["kind"] == "plate"}
     return Program(
-        model, args, kwargs, latents, discretes, observed, deterministics, plates, terms, jaxpr, fixed, drawn
+        model,
+        args,
+        kwargs,
+        latents,
+        discretes,
+        observed,
+        deterministics,
+        plates,
+        terms,
+        jaxpr,
+        fixed,
+        drawn,
+        frozenset(certain),
     )
 
 
@@ -287,7 +308,7 @@ def _density(
     kwargs: Mapping[str, Any],
     latents: dict[str, Latent],
     discretes: dict[str, Discrete],
-    survey: Survey,
+    certain: Collection[str],
 ) -> tuple[core.ClosedJaxpr, tuple[Term, ...]]:
     """Second pass: the jaxpr from latents and discretes to every site's elementwise log-probability."""
     terms: list[tuple[str, str, tuple[int, ...], bool, bool]] = []
@@ -296,25 +317,26 @@ def _density(
 
     def run(params: list[Any], states: list[Any]) -> list[Any]:
         values = dict(zip([*latents, *discretes], [*params, *states], strict=True))
-        sites = run_model(model, args, kwargs, values, None)
+        sites = sites_looked_at(model, args, kwargs, values, certain)
         outputs = []
         for name, site in sites.items():
             if site["type"] != "sample":
                 continue
             outputs.append(log_probability(name, site, discretes, sites))
+            fn = site["fn"]
             kind = (
                 "factor"
-                if isinstance(site["fn"], dist.Unit)
+                if isinstance(fn, dist.Unit)
                 else ("observed" if site["is_observed"] else "discrete" if name in discretes else "latent")
             )
             # A latent's probabilities sum to no more than 1 unless they are masked.
-            base, mask = peel(site["fn"])
-            probability = is_discrete(site["fn"]) and gives_probabilities(base) and (kind == "observed" or mask is None)
-            whole = kind == "discrete" and site["scale"] is None and _adds_to_one(site["fn"])
+            base, mask = peel(fn)
+            probability = is_discrete(fn) and gives_probabilities(base) and (kind == "observed" or mask is None)
+            whole = kind == "discrete" and site["scale"] is None and _adds_to_one(fn)
             terms.append((name, kind, tuple(np.shape(outputs[-1])), probability, whole))
             scales.append(site["scale"])
             # The axes of an event that is taken element by element come after those that a scale knows of.
-            inner.append(site["fn"].event_dim - peel(site["fn"])[0].event_dim)
+            inner.append(site["about"]["events"])
         traced = [s for s in scales if isinstance(s, jax.core.Tracer)]
         return [*outputs, *traced]
 
@@ -394,8 +416,28 @@ def seen_of(name: str, sites: Mapping[str, Any]) -> Any:
     return twin["value"] if twin["type"] == "sample" and twin["is_observed"] else None
 
 
-def log_probability(name: str, site: dict[str, Any], discretes: dict[str, Discrete], sites: Mapping[str, Any]) -> Any:
+def sites_looked_at(
+    model: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    values: Mapping[str, Any],
+    certain: Collection[str],
+) -> dict[str, dict[str, Any]]:
+    """The program's sites with what `log_probability` needs of each, taken where it stands."""
+    about: dict[str, dict[str, int]] = {}
+
+    def look(site: dict[str, Any], step: Any) -> dict[str, Any]:
+        about[site["name"]], arrays = _own_log_prob(site, step, certain)
+        return arrays
+
+    sites = run_model(model, args, kwargs, values, look=look)
+    return {name: site | {"about": about.get(name)} for name, site in sites.items()}
+
+
+def _own_log_prob(site: dict[str, Any], step: Any, certain: Collection[str]) -> tuple[dict[str, int], dict[str, Any]]:
+    """The log-density of each element of a site where it stands, before its mask: facts, and arrays."""
     fn, mask = peel(site["fn"])
+    facts = {"masks": masks_of(site["fn"]), "events": site["fn"].event_dim - fn.event_dim}
     value = site["value"]
     if site["is_observed"] and not isinstance(fn, dist.Unit):
         # Traced: NumPyro looks into concrete values, which are checked already. Of a dtype that nothing narrows.
@@ -403,18 +445,34 @@ def log_probability(name: str, site: dict[str, Any], discretes: dict[str, Discre
         # What is computed of a value, a logarithm say, must not be rounded as a narrow type is.
         kind = value.dtype.kind
         value = value.astype(jnp.result_type(float if kind == "f" else int)) if kind in "fiu" else value
-        if mask is not None:
+    if isinstance(fn, dist.Unit) or (site["name"] in certain and not moves(fn)):
+        found = {"log_prob": unchecked_log_prob(fn, value)}
+    else:
+        missing = site["is_observed"] and (mask is not None or step is not None)
+        if missing and mask is not None and jnp.issubdtype(value.dtype, jnp.floating):
             # A masked value is never computed with: it may be missing, and its gradient must not be either.
-            shown = jnp.reshape(mask, jnp.shape(mask) + (1,) * fn.event_dim)
-            value = jnp.where(shown, value, jnp.asarray(fn.support.feasible_like(value), value.dtype))
-    log_prob = fn.log_prob(value)
+            value = jnp.where(jnp.reshape(mask, jnp.shape(mask) + (1,) * fn.event_dim), value, jnp.nan)
+        log_prob, within = log_prob_inside(fn, value, anywhere=missing)
+        found = {"log_prob": log_prob, "inside": jnp.broadcast_to(within, log_prob.shape)}
     if mask is not None:
-        seen = seen_of(name, sites) if name in discretes else None
-        # Elements that were observed have one state, and count for nothing themselves.
-        masked = 0.0 if seen is None else jnp.where(value == seen, 0.0, -jnp.inf)
-        log_prob = jnp.where(mask, log_prob, jnp.broadcast_to(jnp.asarray(masked, log_prob.dtype), log_prob.shape))
-    if name in discretes:
-        # Elements of one site may have supports of different size (a binomial with its own n per row), and a mask
-        # makes no value possible that is not.
-        log_prob = jnp.where(fn.support(value), log_prob, -jnp.inf)
+        found["mask"] = jnp.broadcast_to(mask, found["log_prob"].shape)
+    return facts, found
+
+
+def log_probability(name: str, site: dict[str, Any], discretes: dict[str, Discrete], sites: Mapping[str, Any]) -> Any:
+    """The log-density of each element, of a site that was looked at."""
+    found = site["seen"]
+    log_prob, masks = found["log_prob"], [found["mask"]] if "mask" in found else []
+    around = masks_around(site["fn"], site["about"]["masks"])
+    if around is not None:
+        masks.append(around)
+    if not masks:
+        return log_prob
+    mask = functools.reduce(jnp.logical_and, masks)
+    seen = seen_of(name, sites) if name in discretes else None
+    # Elements that were observed have one state, and count for nothing themselves.
+    masked = 0.0 if seen is None else jnp.where(site["value"] == seen, 0.0, -jnp.inf)
+    log_prob = jnp.where(mask, log_prob, jnp.broadcast_to(jnp.asarray(masked, log_prob.dtype), log_prob.shape))
+    if "inside" in found and name in discretes:  # a mask makes no value possible that is not
+        log_prob = jnp.where(found["inside"], log_prob, -jnp.inf)
     return log_prob

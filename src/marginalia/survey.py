@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +22,20 @@ from marginalia.families import endless_of
 from marginalia.jaxpr.known import known_values
 from marginalia.jaxpr.reads import dependencies
 from marginalia.lanes.bounds import current
-from marginalia.lanes.supports import bounds_over_parents
+from marginalia.lanes.supports import Bounds, bounds_over_states
 from marginalia.parameters import Pending
-from marginalia.tracing import AnyRows, Placeholder, is_discrete, peel, reading
+from marginalia.steps import Steps
+from marginalia.supports import inside
+from marginalia.tracing import (
+    AnyRows,
+    is_discrete,
+    masks_around,
+    masks_of,
+    peel,
+    placeholder,
+    reading,
+    run_model,
+)
 
 
 class Survey:
@@ -56,10 +67,10 @@ class Survey:
         leaves, structure = self._supports[name]
         found = []
         for i, leaf in enumerate(leaves):
-            value = self.known(("bound", name, str(i)))
+            value = self.known((f"bound {i}", name)) if leaf is None else leaf
             if value is None:
                 return None
-            found.append(value if isinstance(leaf, jax.core.Tracer) else leaf)
+            found.append(value)
         return jax.tree.unflatten(structure, found)
 
     def bounds(self, name: str, cut: int | None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -107,11 +118,12 @@ def refuse_support_from_discretes(
     names = [n for n, s in sites.items() if s["kind"] == "discrete"]
     others = [n for n, s in sites.items() if s["kind"] == "latent"]
 
+    def leaves(site: dict[str, Any], step: Any) -> Any:
+        return [jnp.asarray(leaf) for leaf in jax.tree.leaves(site["fn"].support)] if site["name"] == name else []
+
     def bounds(states: list[Any], latents: list[Any]) -> list[Any]:
         values = dict(zip([*names, *others], [*states, *latents], strict=True))
-        with reading(), handlers.trace() as trace, handlers.seed(rng_seed=0), handlers.substitute(data=values):
-            model(*args, **kwargs)
-        return [jnp.asarray(leaf) for leaf in jax.tree.leaves(trace[name]["fn"].support)]
+        return run_model(model, args, kwargs, values, look=leaves)[name]["seen"]
 
     whole = [jax.ShapeDtypeStruct(sites[n]["shape"], jnp.result_type(int)) for n in names]
     real = [jax.ShapeDtypeStruct(sites[n]["shape"], jnp.result_type(float)) for n in others]
@@ -135,25 +147,36 @@ def bounds_from_parents(
     model: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    name: str,
+    wanted: Sequence[str],
     sites: dict[str, dict[str, Any]],
-    discretes: Mapping[str, Any],
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Bounds of a discrete over all states of the discretes before it (a binomial whose count is latent)."""
+    known: Mapping[str, Bounds],
+) -> dict[str, Bounds | None]:
+    """Bounds of discretes over all states of the discretes before them (a binomial whose count is latent).
+
+    In a loop a discrete may depend on its own last value. Each element depends on earlier ones only, so the bounds are
+    what does not change any more when they are computed again and again from any bounds.
+    """
+    names = [n for n, s in sites.items() if s["kind"] == "discrete"]
     reals = [n for n, s in sites.items() if s["kind"] == "latent"]
 
-    def bounds(parents: list[Any], latents: list[Any]) -> list[Any]:
-        values = dict(zip([*discretes, *reals], [*parents, *latents], strict=True))
-        seed = handlers.seed(rng_seed=0)
-        with reading(), handlers.trace() as trace, seed, Placeholder(), handlers.substitute(data=values):
-            model(*args, **kwargs)
-        found: dict[tuple[str, ...], Any] = {}
-        base, _ = peel(trace[name]["fn"])
-        _put_bounds(name, base, found.__setitem__, endless=False)
-        return [jnp.asarray(found["low", name]), jnp.asarray(found["high", name])]
+    def ends(site: dict[str, Any], step: Any) -> Any:
+        if site["name"] not in wanted:
+            return {}
+        return {end: jnp.asarray(x) for end, x in _ends(site, step, sites[site["name"]]["kept"]).items()}
 
-    parents = [(d.shape, d.values) for d in discretes.values()]
-    return bounds_over_parents(bounds, parents, [sites[n]["shape"] for n in reals])
+    def bounds(states: list[Any], latents: list[Any]) -> list[Any]:
+        values = dict(zip([*names, *reals], [*states, *latents], strict=True))
+        found = run_model(model, args, kwargs, values, look=ends)
+        return [found[n]["seen"][end] for n in wanted for end in ("low", "high")]
+
+    found = bounds_over_states(
+        bounds,
+        [sites[n]["shape"] for n in names],
+        [known.get(n) for n in names],
+        [names.index(n) for n in wanted],
+        [sites[n]["shape"] for n in reals],
+    )
+    return dict(zip(wanted, found, strict=True))
 
 
 def survey(
@@ -165,6 +188,7 @@ def survey(
     places: dict[tuple[str, ...], Any] = {}
     supports: dict[str, Any] = {}
     parameters: list[Pending] = []
+    about: dict[str, dict[str, Any]] = {}
 
     def put(place: tuple[str, ...], value: Any) -> None:
         if isinstance(value, jax.core.Tracer):
@@ -173,14 +197,19 @@ def survey(
         else:
             places[place] = (np.asarray(value),)
 
+    def look(site: dict[str, Any], step: Any) -> dict[str, Any]:
+        about[site["name"]], found = _look(site, step)
+        return found
+
     def run() -> list[Any]:
-        with reading() as pending, handlers.trace() as trace, handlers.seed(rng_seed=0), Placeholder(), AnyRows({}):
+        steps = Steps(placeholder, look)
+        with reading() as pending, handlers.trace() as trace, handlers.seed(rng_seed=0), steps, AnyRows({}):
             model(*args, **kwargs)
         for i, parameter in enumerate(pending):
             put(("parameter", str(i)), parameter.value)
         parameters.extend(replace(p, value=None) for p in pending)
         for name, site in trace.items():
-            _survey_site(name, site, sites, put, supports)
+            _survey_site(name, site, about.get(name, {}), steps.seen.get(name, {}), sites, put, supports)
         return outputs
 
     closed = jax.make_jaxpr(run)()
@@ -221,7 +250,7 @@ def cut_before(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping
 
     def run(given: list[Any]) -> list[Any]:
         marks[:] = given
-        with reading(), Some(), handlers.trace() as trace, handlers.seed(rng_seed=0), Placeholder():
+        with reading(), Some(), handlers.trace() as trace, handlers.seed(rng_seed=0), Steps(placeholder):
             model(*args, **kwargs)
         sites = [site for site in trace.values() if site["type"] in ("sample", "deterministic")]
         densities = [site["fn"].log_prob(site["value"]) for site in sites if site["type"] == "sample"]
@@ -236,9 +265,46 @@ def cut_before(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping
     return {name: drawn for i, (name, drawn) in enumerate(found.items()) if i not in read}
 
 
+def _look(site: dict[str, Any], step: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a site says of itself where it stands: facts, and arrays."""
+    fn, value = site["fn"], site["value"]
+    if isinstance(fn, dist.Unit):
+        return {"kind": "factor"}, {}
+    base, mask = peel(fn)
+    if site["is_observed"]:
+        check_shape(site["name"], fn, tuple(np.shape(value)))
+        facts: dict[str, Any] = {"kind": "observed", "fn_name": type(base).__name__, "support_text": str(base.support)}
+        facts |= {"element_dim": base.event_dim, "masks": masks_of(fn)}
+        arrays = {"inside": inside(base, jnp.asarray(value))}
+        if mask is not None:
+            arrays["mask"] = _aligned(mask, step, np.ndim(value) - base.event_dim)
+        return facts, arrays
+    if not is_discrete(fn):
+        leaves, structure = jax.tree.flatten(fn.support)
+        # Numbers stay numbers; what is stacked along time lines up with the value's own axes.
+        kept = [leaf if isinstance(leaf, int | float) else None for leaf in leaves]
+        arrays = {
+            f"bound {i}": _aligned(leaf, step, np.ndim(value))
+            for i, (leaf, own) in enumerate(zip(leaves, kept, strict=True))
+            if own is None
+        }
+        return {"kind": "latent", "support": (kept, structure)}, arrays
+    endless = _may_be_endless(site["name"], base) and not hasattr(base.support, "upper_bound")
+    return {"kind": "discrete", "endless": endless}, _ends(site, step)
+
+
+def _aligned(array: Any, step: Any, rank: int) -> Any:
+    """An array of a step of a loop with as many axes as what it lines up with, before time comes in front."""
+    if step is None:
+        return array
+    return jnp.reshape(array, (1,) * (rank - np.ndim(array)) + np.shape(array))
+
+
 def _survey_site(
     name: str,
     site: dict[str, Any],
+    about: dict[str, Any],
+    seen: dict[str, Any],
     sites: dict[str, dict[str, Any]],
     put: Callable[..., None],
     supports: dict[str, Any],
@@ -270,35 +336,29 @@ def _survey_site(
         check_numeric(name, site["value"])
     shape = tuple(np.shape(site["value"]))
     event_dim = fn.event_dim
-    common = {"shape": shape, "dims": _dims(name, site, shape, event_dim), "event_dim": event_dim}
-    base, mask = peel(fn)
-    if site["is_observed"]:
-        check_shape(name, fn, shape)
-        sites[name] = {
-            "kind": "observed",
-            "fn_name": type(base).__name__,
-            "support_text": str(base.support),
-            **common,
-        }
+    facts = dict(about)
+    if "support" in facts:
+        supports[name] = facts.pop("support")
+    sites[name] = {"shape": shape, "dims": _dims(name, site, shape, event_dim), "event_dim": event_dim, **facts}
+    for key, value in seen.items():
+        put((key, name), value)
+    if facts["kind"] == "observed":
         put(("value", name), site["value"])
-        if mask is not None:
-            put(("mask", name), mask)
-        put(("inside", name), base.support(jnp.asarray(site["value"])))
-        return
-    if not is_discrete(fn):
-        sites[name] = {"kind": "latent", **common}
-        leaves, structure = jax.tree.flatten(fn.support)
-        supports[name] = (leaves, structure)
-        for i, leaf in enumerate(leaves):
-            put(("bound", name, str(i)), leaf)
-        return
-    known = endless_of(base) is not None or current().vouches(name)
-    endless = known and not hasattr(base.support, "upper_bound")
-    sites[name] = {"kind": "discrete", "endless": endless, **common}
-    _put_bounds(name, base, put, endless)
+        around = masks_around(fn, about["masks"])
+        sites[name]["complete"] = around is None and "mask" not in seen
+        if around is not None:  # by a handler around a loop
+            own = seen.get("mask")
+            put(("mask", name), around if own is None else own & around)
 
 
-def _put_bounds(name: str, base: Any, put: Callable[..., None], endless: bool) -> None:
+def _may_be_endless(name: str, base: Any) -> bool:
+    return endless_of(base) is not None or current().vouches(name)
+
+
+def _ends(site: dict[str, Any], step: Any, kept: int | None = None) -> dict[str, Any]:
+    """Smallest and largest value of a discrete; the latter if it has one, or `kept` values."""
+    name = site["name"]
+    base, _ = peel(site["fn"])
     support = base.support
     if base.event_shape:
         raise Refusal(
@@ -310,13 +370,13 @@ def _put_bounds(name: str, base: Any, put: Callable[..., None], endless: bool) -
             )
         )
     if support is constraints.boolean or type(support) is type(constraints.boolean):
-        put(("low", name), 0)
-        put(("high", name), 1)
+        ends = {"low": 0, "high": 1}
     elif hasattr(support, "lower_bound") and hasattr(support, "upper_bound"):
-        put(("low", name), support.lower_bound)
-        put(("high", name), support.upper_bound)
-    elif endless and hasattr(support, "lower_bound"):
-        put(("low", name), support.lower_bound)
+        ends = {"low": support.lower_bound, "high": support.upper_bound}
+    elif _may_be_endless(name, base) and hasattr(support, "lower_bound"):
+        ends = {"low": support.lower_bound}
+        if kept is not None:
+            ends["high"] = support.lower_bound + (kept - 1)
     else:
         raise Refusal(
             compose(
@@ -330,6 +390,7 @@ def _put_bounds(name: str, base: Any, put: Callable[..., None], endless: bool) -
                 + "': 500}): ...` sums its values up to 500 and no others.",
             )
         )
+    return {end: _aligned(value, step, np.ndim(site["value"])) for end, value in ends.items()}
 
 
 def check_shape(name: str, fn: Any, shape: tuple[int, ...]) -> None:

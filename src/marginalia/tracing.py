@@ -19,6 +19,7 @@ from marginalia.errors import DataError, ModelError, Refusal, compose
 from marginalia.parameters import Pending
 from marginalia.places import user_frame
 from marginalia.running import running
+from marginalia.steps import Look, Steps, given
 
 
 class _Watch(Messenger):
@@ -33,18 +34,14 @@ class _Watch(Messenger):
             self.values[message["name"]] = (message["value"], message["fn"])
 
 
-class Placeholder(Messenger):
-    """Gives every latent a value of the right shape without drawing it."""
-
-    def process_message(self, message: dict[str, Any]) -> None:
-        if message["type"] != "sample" or message["value"] is not None or message["is_observed"]:
-            return
-        if message["kwargs"].get("sample_shape"):
-            return
-        fn = message["fn"]
-        dtype = jnp.result_type(int) if is_discrete(fn) else jnp.result_type(float)
-        # A value that JAX does not know: what is computed from it is abstract, as it will be in the density.
-        message["value"] = jax.lax.optimization_barrier(jnp.ones(fn.shape(), dtype))
+def placeholder(site: dict[str, Any], step: Any) -> Any:
+    """For every latent a value of the right shape that was not drawn."""
+    if site["value"] is not None or site["is_observed"]:
+        return None
+    fn = site["fn"]
+    dtype = jnp.result_type(int) if is_discrete(fn) else jnp.result_type(float)
+    # A value that JAX does not know: what is computed from it is abstract, as it will be in the density.
+    return jax.lax.optimization_barrier(jnp.ones(fn.shape(site["kwargs"].get("sample_shape") or ()), dtype))
 
 
 class AnyRows(Messenger):
@@ -89,13 +86,18 @@ def run_model(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     values: Mapping[str, Any],
-    key: Any,
+    key: Any = None,
+    look: Look | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Run a program under trace with values put in, its failures told in the user's words."""
+    """Run a program under trace with values put in, its failures told in the user's words.
+
+    What `look` gives of a site, where it stands, is its `seen` (see `Steps`).
+    """
     seed = handlers.seed(rng_seed=0 if key is None else key)
-    with reading(), handlers.trace() as sites, seed, handlers.substitute(data=dict(values)):
+    steps = Steps(given(values), look)
+    with reading(), handlers.trace() as sites, seed, steps:
         model(*args, **kwargs)
-    return dict(sites)
+    return {name: site | {"seen": steps.seen.get(name)} for name, site in sites.items()}
 
 
 @contextmanager
@@ -179,25 +181,50 @@ def _mentions(text: str, name: str) -> bool:
 
 
 def peel(fn: Any) -> tuple[Any, Any]:
-    """A distribution without `.to_event`, `.mask`: its elements stay apart; the mask is given back."""
+    """A distribution without `.to_event`, `.mask`: its elements stay apart; the mask of each is given back."""
     mask: Any = None
     while True:
         if isinstance(fn, dist.Independent):
+            mask = _wider(mask, fn.reinterpreted_batch_ndims)
             fn = fn.base_dist
         elif isinstance(fn, dist.MaskedDistribution):
-            own = fn._mask
-            mask = own if mask is None else (mask & own)
+            mask = _both(mask, fn._mask)
             fn = fn.base_dist
         elif isinstance(fn, dist.ExpandedDistribution) and isinstance(
             fn.base_dist, dist.Independent | dist.MaskedDistribution
         ):
             inner, own = peel(fn.base_dist)
             extra = fn.base_dist.event_dim - inner.event_dim
-            events = fn.base_dist.event_shape[:extra]
-            fn = inner.expand((*fn.batch_shape, *events))
-            mask = own if mask is None else (mask if own is None else mask & own)
+            fn = inner.expand((*fn.batch_shape, *fn.base_dist.event_shape[:extra]))
+            return fn, _both(_wider(mask, extra), own)
         else:
             return fn, mask
+
+
+def masks_of(fn: Any) -> int:
+    """How many masks a distribution carries."""
+    count = 0
+    while isinstance(fn, dist.Independent | dist.MaskedDistribution | dist.ExpandedDistribution):
+        count += isinstance(fn, dist.MaskedDistribution)
+        fn = fn.base_dist
+    return count
+
+
+def masks_around(fn: Any, own: int) -> Any:
+    """The mask put on a distribution from outside, beyond its `own` masks; of each element, None if there is none."""
+    mask: Any = None
+    while masks_of(fn) > own:
+        mask = _both(mask, fn._mask)
+        fn = fn.base_dist
+    return _wider(mask, fn.event_dim - peel(fn)[0].event_dim)
+
+
+def _wider(mask: Any, axes: int) -> Any:
+    return mask if mask is None or not np.ndim(mask) else jnp.reshape(mask, (*jnp.shape(mask), *(1,) * axes))
+
+
+def _both(first: Any, second: Any) -> Any:
+    return second if first is None else first if second is None else first & second
 
 
 def is_discrete(fn: Any) -> bool:

@@ -22,6 +22,7 @@ import numpyro.distributions as dist
 from expressions import EXPRESSIONS
 from jax import lax
 from numpyro import handlers
+from numpyro.contrib.control_flow import scan
 
 MOST_STATES = 2**10
 MOST_ELEMENTS = 24
@@ -47,20 +48,36 @@ CONSTANTS = {
 
 @dataclass(frozen=True)
 class Written:
-    """A program as text, a point of its continuous latents, and the scale put on everything (1 for none)."""
+    """A program as text, a point of its continuous latents, and the scale put on everything (1 for none).
+
+    `steps` says how many steps the loops have in which discretes are sampled; `checked` whether NumPyro's validation
+    is on.
+    """
 
     source: str
     params: dict[str, np.ndarray]
     states: int
     scale: float
+    steps: dict[str, int] = field(default_factory=dict)
+    checked: bool = True
 
     @property
     def model(self) -> Callable[..., Any]:
         return compiled(self.source)
 
 
-def compiled(source: str) -> Callable[..., Any]:
-    space = {**NAMES, **CONSTANTS}
+def step_by_step(f: Callable[..., Any], init: Any, xs: Any) -> Any:
+    """NumPyro's `scan` as a Python loop, its sites named after the step: for brute force."""
+    collected = []
+    for i, x in enumerate(xs):
+        with handlers.scope(prefix=str(i)):
+            init, y = f(init, x)
+        collected.append(y)
+    return init, jnp.stack(collected)
+
+
+def compiled(source: str, loops: Callable[..., Any] = scan) -> Callable[..., Any]:
+    space = {**NAMES, **CONSTANTS, "scan": loops}
     exec(compile(source, "<random program>", "exec"), space)
     return space["model"]
 
@@ -77,6 +94,7 @@ class Writer:
     reads: set[str] = field(default_factory=set)  # names that depend on a discrete
     params: dict[str, np.ndarray] = field(default_factory=dict)
     states: int = 1
+    steps: dict[str, int] = field(default_factory=dict)
 
     def pick(self, options: Any) -> Any:
         return self.random.choice(list(options))
@@ -146,16 +164,19 @@ def write(choices: random.Random) -> Written:
             _site(w, i)
         if w.chance(20):
             _loop(w)
+        if w.chance(20):
+            _scan(w)
         for _ in range(choices.randint(1, 6)):
             _statement(w)
         for i in range(choices.randint(1, 2)):
             _use(w, i)
         scale = 2.5 if w.chance(8) else 1.0
+        checked = w.chance(85)
     body = [line for text in w.lines for line in text.split("\n")]
     if scale != 1.0:
         body = ["with handlers.scale(scale=2.5):", *("    " + line for line in body)]
     source = "def model():\n" + "\n".join("    " + line for line in body) + "\n"
-    return Written(source, w.params, w.states, scale)
+    return Written(source, w.params, w.states, scale, w.steps, checked)
 
 
 # ---- sites ------------------------------------------------------------------------------------------------------
@@ -178,20 +199,21 @@ def _site(w: Writer, i: int) -> None:
     w.states *= k**size
     name = f"z{i}"
     given = [n for n in w.shapes if n.startswith("z")]
-    event, how = "", w.pick(["plate", "expand", "own", "event"])
+    event, how = "", w.pick(["plate", "expand", "own", "event", "sample_shape"])
     full = how == "own" or (how == "event" and w.chance(50))
     head = shape if full else ()
     fn = _family(w, family, k, head, shape, w.pick(given) if given and w.chance(40) else None)
     found = w.look(f"jnp.zeros({fn}.batch_shape)")
     batch = found[0] if found else ()
-    if how != "plate" and batch != shape:
+    many = how == "sample_shape" and batch == () and shape != ()
+    if how != "plate" and not many and batch != shape:
         fn = f"{fn}.expand({list(shape)})"
     if how == "event" and shape:
         event = f".to_event({w.random.randint(1, len(shape))})"
-    if w.chance(10):
+    if w.chance(10) and not many:
         mask = np.arange(size).reshape(shape) % 2 == 0 if shape and not event else bool(w.chance(50))
         fn = f"{fn}.mask(np.array({np.asarray(mask).tolist()}))"
-    sample = f'{name} = numpyro.sample("{name}", {fn}{event})'
+    sample = f'{name} = numpyro.sample("{name}", {fn}{event}{f", sample_shape={shape}" if many else ""})'
     if how == "plate" and shape:
         withs = [f'numpyro.plate("p{i}_{d}", {n}, dim={d - len(shape)})' for d, n in enumerate(shape)]
         sample = f"with {', '.join(withs)}:\n    {sample}"
@@ -234,6 +256,66 @@ def _loop(w: Writer) -> None:
         f"    steps.append(v)\nx0 = jnp.stack(steps)"
     )
     w.known("x0", (count,), jnp.int64, True)
+
+
+SUPPORTS = [
+    "dist.Binomial(abs(V) + 1, logits=a)",
+    "dist.BetaBinomial(1.5, s, 2 * abs(V) + 1)",
+    "dist.DiscreteUniform(V - 2, V + 2)",
+    "dist.Uniform(-1. * V - 0.5, s + V * V)",
+    "dist.Uniform(-1., V)",
+    "dist.LogUniform(0.1, 1. + abs(V))",
+    "dist.Pareto(0.3 + abs(V), 1.5)",
+    "dist.TruncatedNormal(a, s, low=V - 1.)",
+    "dist.TruncatedNormal(a, s, high=1.5 * V)",
+    "dist.TruncatedNormal(a, s, low=-2., high=0.5 + V * V)",
+    "dist.TransformedDistribution(dist.Exponential(s), dist.transforms.AffineTransform(0.7 * V, 1.))",
+    "dist.ZeroInflatedDistribution(dist.Binomial(abs(V) + 1, 0.4), gate=0.3)",
+]
+"""Families whose support depends on V."""
+
+
+def _within(w: Writer, value: str, shape: tuple[int, ...]) -> tuple[str, np.ndarray]:
+    """A distribution whose support depends on a value, and data that may lie outside."""
+    fn = w.pick(SUPPORTS)
+    numbers = np.random.default_rng(w.random.randint(0, 9))
+    whole = any(name in fn for name in ("Binomial", "DiscreteUniform"))
+    data = numbers.integers(0, 3, shape) if whole else numbers.gamma(2.0, 0.6, shape).round(2)
+    if w.chance(30):
+        fn = fn[:-1] + ", validate_args=False)"
+    return fn.replace("V", f"({value})"), data
+
+
+def _scan(w: Writer) -> None:
+    """NumPyro's `scan`: a chain whose outcomes have supports that depend on the state."""
+    count, shape = w.pick([2, 3, 4]), w.pick([(), (), (), (2,)])
+    size = count * math.prod(shape)
+    if w.states * 2**size > MOST_STATES:
+        return
+    w.states *= 2**size
+    prior = w.pick(
+        [
+            "dist.Bernoulli(logits=t[0, last])",
+            "dist.Categorical(logits=t[:2, :2][last])",
+            "dist.Bernoulli(logits=a + 0.3 * last)",
+            "dist.DiscreteUniform(0, 1)" if not shape else "dist.Bernoulli(logits=mu[last])",
+        ]
+    )
+    value = w.pick(["u0", "u0", "u0 + last", "mu[u0]", "a * u0"])
+    fn, data = _within(w, value, (count, *shape))
+    if "mu" in value or "a *" in value:  # no whole numbers
+        fn, data = f"dist.TruncatedNormal(a, s, low={value} - 1.)", (data * 0.7 - 0.4).round(2)
+    lines = [f'u0 = numpyro.sample("u0", {prior})', f'numpyro.sample("e0", {fn}, obs=now)', "return u0, u0"]
+    if shape:
+        lines[:2] = ["with numpyro.plate('within', 2):", *("    " + line for line in lines[:2])]
+    start = f"jnp.zeros({shape}, int)"
+    w.lines.append(
+        "def step(last, now):\n" + "\n".join("    " + line for line in lines) + "\n"
+        f"u, x9 = scan(step, {start}, np.array({data.tolist()}))"
+    )
+    w.steps["u0"] = count
+    w.known("u", shape, jnp.int64, True)
+    w.known("x9", (count, *shape), jnp.int64, True)
 
 
 def _family(w: Writer, family: str, k: int, head: tuple[int, ...], shape: tuple[int, ...], given: str | None) -> str:
@@ -300,7 +382,7 @@ def _use(w: Writer, i: int) -> None:
     seed = w.random.randint(0, 9)
     numbers = np.random.default_rng(seed)
     kind = w.pick(
-        ["Normal", "Normal", "Normal", "sd", "Bernoulli", "Poisson", "Categorical", "factor", "hard", "latent", "Mvn"]
+        [*["Normal"] * 3, "sd", "Bernoulli", "Poisson", "Categorical", "factor", "hard", "latent", "Mvn", "support"]
     )
     name = f"y{i}"
     if kind == "factor":
@@ -323,7 +405,12 @@ def _use(w: Writer, i: int) -> None:
             f"obs=np.array({obs.tolist()}))"
         )
         return
-    if kind == "Categorical":
+    if kind == "support":
+        whole = w.kinds[x] == "i"
+        fn, obs = _within(w, x if whole else f"({safe})", shape)
+        if not whole and obs.dtype.kind == "i":
+            fn, obs = f"dist.Uniform(-1., 2. + {safe})", obs * 1.0
+    elif kind == "Categorical":
         obs = numbers.integers(0, 3, size=shape)
         fn = f"dist.Categorical(logits={safe}[..., None] * np.array([0.0, 1.0, -2.0]))"
     elif kind == "Bernoulli":
@@ -344,7 +431,7 @@ def _use(w: Writer, i: int) -> None:
         shape = (*wide, *shape)
     if shape and w.chance(15):
         fn = f"{fn}.to_event({w.random.randint(1, len(shape))})"
-    elif shape and w.chance(10):
+    elif shape and w.chance(10) and kind != "support":
         mask = np.arange(math.prod(shape)).reshape(shape) % 3 != 0
         fn = f"{fn}.mask(np.array({mask.tolist()}))"
     w.lines.append(f'numpyro.sample("{name}", {fn}, obs=np.array({np.asarray(obs).tolist()}))')

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from grammar import Written, compiled
+import numpyro
+from grammar import Written, compiled, step_by_step
 from jax.flatten_util import ravel_pytree
 from scipy.special import logsumexp
 
@@ -46,7 +47,7 @@ def judge(written: Written, *, hessian: bool = False, brief: bool = False) -> Ve
         return Verdict("idle", [str(error)])
     if not np.isfinite(truth.density):
         return Verdict("idle")
-    with _eager(len(written.source) % 2 == 0, by_rows=len(written.source) % 8 == 0):
+    with _checking(written.checked), _eager(len(written.source) % 2 == 0, by_rows=len(written.source) % 8 == 0):
         try:
             marginal = mg.marginalize(model)
         except mg.Refusal as refusal:
@@ -73,18 +74,39 @@ def _eager(yes: bool, *, by_rows: bool) -> Iterator[None]:
         streaming.FEWEST_ROWS, streaming.LONGEST_BLOCK, chain.LONG, scaled.SHORTEST_SEGMENT = rows
 
 
+@contextlib.contextmanager
+def _checking(yes: bool) -> Iterator[None]:
+    """NumPyro's validation as the program wants it."""
+    numpyro.enable_validation(yes)
+    try:
+        yield
+    finally:
+        numpyro.enable_validation(True)
+
+
 def _unscaled(written: Written) -> Any:
-    return compiled(written.source.replace("handlers.scale(scale=2.5)", "handlers.scale(scale=1.0)"))
+    source = written.source.replace("handlers.scale(scale=2.5)", "handlers.scale(scale=1.0)")
+    return compiled(source, step_by_step)
+
+
+def _by_step(written: Written, answers: dict[str, Any]) -> dict[str, Any]:
+    """Answers for the sites of a loop, one name for each step, as brute force has them."""
+    found = {}
+    for name, value in answers.items():
+        steps = written.steps.get(name)
+        found |= {name: value} if steps is None else {f"{i}/{name}": value[i] for i in range(steps)}
+    return found
 
 
 def _compared(written: Written, marginal: Any, truth: Oracle, hessian: bool, brief: bool) -> tuple[str, list[str]]:
     kernel = marginal.kernel
+    whole = marginal.complete.kernel  # with the discretes that no data reach
 
     def everything(params: Any) -> Any:
         value, gradient = jax.value_and_grad(kernel.log_density)(params, kernel.data)
         answers = {
-            "posterior": kernel.posterior(params, kernel.data),
-            "mode": kernel.mode(params, kernel.data),
+            "posterior": whole.posterior(params, whole.data),
+            "mode": whole.mode(params, whole.data),
         }
         if not brief:
             answers["likelihood"] = kernel.log_likelihood(params, kernel.data)
@@ -102,9 +124,10 @@ def _compared(written: Written, marginal: Any, truth: Oracle, hessian: bool, bri
             close(gradient[name], written.scale * expected, f"gradient of {name}", why)
         elif not np.isfinite(gradient[name]).all():  # brute force meets a pole in a branch that is not taken
             why.append(f"gradient of {name}: {gradient[name]}")
+    posterior, mode = (_by_step(written, answers[key]) for key in ("posterior", "mode"))
     for name, expected in truth.marginals().items():
-        close(answers["posterior"][name], expected, f"posterior of {name}", why)
-    best = truth.table[truth.index(answers["mode"])]
+        close(posterior[name], expected, f"posterior of {name}", why)
+    best = truth.table[truth.index(mode)]
     close(best, truth.table.max(), "joint at the mode", why)
     proper = abs(logsumexp(truth.prior)) < 1e-9  # a masked discrete counts its states instead of weighing them
     if not brief and proper and not any(n.startswith("c") for n in written.params):

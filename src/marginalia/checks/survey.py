@@ -16,7 +16,8 @@ from numpyro.primitives import Messenger
 
 from marginalia.checks.identity import addresses, identities
 from marginalia.jaxpr.known import known_values
-from marginalia.tracing import AnyRows, Placeholder, is_discrete, peel, reading
+from marginalia.steps import Steps
+from marginalia.tracing import AnyRows, is_discrete, peel, placeholder, reading
 
 type Kind = Literal["latent", "discrete", "observed", "factor"]
 
@@ -31,7 +32,7 @@ class Seen:
     plates: tuple[str, ...]
     distribution: str = ""
     support: str = ""
-    event_dim: int = 0
+    element_dim: int = 0
     improper: bool = False
     value: np.ndarray | None = None
     elements: np.ndarray | None = None
@@ -76,7 +77,7 @@ class _Watch(Messenger):
 
 @contextmanager
 def _watched(see: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    with reading(), handlers.trace(), _Watch(see), handlers.seed(rng_seed=0), Placeholder(), AnyRows({}):
+    with reading(), handlers.trace(), _Watch(see), handlers.seed(rng_seed=0), Steps(placeholder), AnyRows({}):
         yield
 
 
@@ -166,7 +167,7 @@ def _site(message: dict[str, Any], put: Callable[[Seen, str, Any], None]) -> See
         plates,
         type(base).__name__,
         str(base.support),
-        fn.event_dim,
+        base.event_dim,
         isinstance(base, dist.ImproperUniform),
     )
     if mask is not None:

@@ -19,7 +19,7 @@ def impossible_values(seen: Seen) -> list[Finding]:
     found = []
     for value, inside in _one_fault_at_a_time(seen.value, seen.inside):
         try:
-            check_observed(seen.name, seen.distribution, value, seen.mask, inside, seen.event_dim, seen.support)
+            check_observed(seen.name, seen.distribution, value, seen.mask, inside, seen.element_dim, seen.support)
         except DataError as error:
             found.append(Finding.of_error("data", error))
     return found

@@ -6,10 +6,13 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
 from marginalia.jaxpr import constants
+from marginalia.jaxpr.reads import SOURCE, loop_dependencies
 
 _INLINED = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint")
 
@@ -51,12 +54,32 @@ def _read(closed: core.ClosedJaxpr, inputs: Sequence[Lazy | None]) -> list[Lazy 
         name = equation.primitive.name
         if name in _INLINED and isinstance(equation.params.get("jaxpr"), core.ClosedJaxpr):
             results: Sequence[Lazy | None] = _read(equation.params["jaxpr"], arguments)
+        elif name == "scan":
+            results = _read_loop(equation, arguments)
         elif any(a is None for a in arguments) or name == "optimization_barrier":
             results = [None] * len(equation.outvars)
         else:
             results = _evaluated(equation, [a for a in arguments if a is not None])
         known.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _read_loop(equation: Any, arguments: list[Lazy | None]) -> list[Lazy | None]:
+    """A loop may give some outputs that read nothing unknown: it is run with any numbers for what is unknown."""
+    unknown = {i for i, a in enumerate(arguments) if a is None} | {SOURCE}
+    free = [not read & unknown for read in loop_dependencies(equation, ["optimization_barrier"])]
+    if not any(free):
+        return [None] * len(free)
+    avals: list[Any] = [a.aval for a in equation.invars]
+    stand_in = [a if a is not None else _any_numbers(aval) for a, aval in zip(arguments, avals, strict=True)]
+    found = _evaluated(equation, stand_in)
+    return [value if known else None for value, known in zip(found, free, strict=True)]
+
+
+def _any_numbers(aval: Any) -> Lazy:
+    if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
+        return Lazy(lambda: constants.concrete(jnp.broadcast_to(jax.random.key(0), aval.shape)))
+    return Lazy(lambda: np.ones(aval.shape, aval.dtype))
 
 
 def _evaluated(equation: Any, arguments: list[Lazy]) -> list[Lazy]:

@@ -174,7 +174,7 @@ class Beyond:
             for name in kernel.unread:
                 left = kernel.whole_program.discretes[name]
                 given[name] = jnp.full(left.shape, left.values[0])
-            sites = program.trace(given)
+            sites = program.looked_at(given)
             found = [log_probability(term.name, sites[term.name], program.discretes, sites) for term in program.terms]
             self._look_at_sites(sites, found)
             return found

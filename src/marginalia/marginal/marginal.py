@@ -316,7 +316,7 @@ class Marginal:
                 return None
             key = numpyro.prng_key()
             if key is not None:
-                return site["fn"].sample(key)
+                return site["fn"].sample(key, site["kwargs"]["sample_shape"])
             return jnp.full(discrete.shape, discrete.values[0])
 
         def marginal() -> None:
