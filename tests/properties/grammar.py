@@ -69,7 +69,7 @@ class Written:
 def step_by_step(f: Callable[..., Any], init: Any, xs: Any) -> Any:
     """NumPyro's `scan` as a Python loop, its sites named after the step: for brute force."""
     collected = []
-    for i, x in enumerate(xs):
+    for i, x in enumerate(jnp.asarray(xs)):
         with handlers.scope(prefix=str(i)):
             init, y = f(init, x)
         collected.append(y)
