@@ -77,6 +77,9 @@ def _rows(kernel: Kernel) -> list[str]:
             f"The density takes the {found.rows:,} rows{alike} in blocks of {found.block:,}: its memory does not grow "
             "with the rows."
         ]
+    if kernel.by_classes is not None:
+        share = kernel.by_classes.otherwise / max(kernel.by_classes.computed, 1)
+        return [f"Elements whose data are equal are computed once and counted: {share:,.0f} times fewer numbers."]
     return [] if found.few else [f"The density takes all rows at once, because {found.reason}."]
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from marginalia.classes.density import FEWEST_NUMBERS, ByClasses, by_equal_elements
 from marginalia.errors import Refusal, compose
 from marginalia.lanes import bounds
 from marginalia.lanes.bounds import describe_variables
@@ -168,6 +169,14 @@ class Kernel:
             return stream(self.log_density_whole, self.abstract_params(), self.closed)
 
     @functools.cached_property
+    def by_classes(self) -> ByClasses | None:
+        """The density with elements whose data are equal computed once, None where hardly any are."""
+        if self.open_data or self.register.computed < FEWEST_NUMBERS or isinstance(self.by_rows, Streamed):
+            return None
+        with float64():
+            return by_equal_elements(self.log_density_whole, self.abstract_params(), self.closed)
+
+    @functools.cached_property
     def data(self) -> tuple[Any, ...]:
         """What the program closes over, then what is computed from that once for an evaluation by rows.
 
@@ -203,6 +212,8 @@ class Kernel:
         if isinstance(self.by_rows, Streamed):
             own, rows = data[: len(self.closed)], data[len(self.closed) :]
             return self.by_rows(params, self.by_rows.lent(rows, own))
+        if self.by_classes is not None:
+            return self.by_classes(params, data)
         return self.log_density_whole(params, data)
 
     def log_density_whole(self, params: Mapping[str, Any], data: Any) -> Any:
