@@ -406,7 +406,7 @@ def measure(shape: Shape) -> str:
         (value, gradient), (right, slope) = ours(), theirs()
         pairs = [(value, right), *((gradient[n], slope[n]) for n in params)]
         # A difference relative to the largest number of its array.
-        apart = max(float(np.abs(np.subtract(a, b)).max() / max(np.abs(b).max(), 1.0)) for a, b in pairs)
+        apart = float(np.max([np.abs(np.subtract(a, b)).max() / max(np.abs(b).max(), 1.0) for a, b in pairs]))
         here, hand = fastest(ours, seconds=0.7), fastest(theirs, seconds=0.7)
     verdict = "" if apart <= AGREE else f"   DIFFERS by {apart:.1e}"
     seconds = f"{shape.name:<40} {read:>7.2f} {compiled:>8.2f} {by_hand_compiled:>8.2f}"

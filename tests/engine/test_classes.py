@@ -201,6 +201,11 @@ def test_equal_histories_are_evaluated_once(model):
         p = params["p"][t]
         alpha = np.stack([alive * np.where(base[:, t], p, 1 - p), np.where(base[:, t], 0.0, dead)])
     each = np.log(alpha.sum(0))
+    with jax.enable_x64(True):
+        kernel, at = marginal.kernel, {n: jnp.asarray(v) for n, v in params.items()}
+        slope, expected = (jax.grad(f)(at, kernel.data) for f in (kernel.log_density, kernel.log_density_whole))
+        for n in params:
+            assert np.asarray(slope[n]) == pytest.approx(np.asarray(expected[n]), rel=1e-10)
     assert float(marginal.log_density(params)) == pytest.approx(times @ each, rel=1e-12)
     assert marginal.kernel.by_classes.computed * 50 < marginal.kernel.by_classes.otherwise
     assert "Elements whose data are equal are computed once and counted" in marginal.explain()

@@ -11,11 +11,15 @@ import numpy as np
 from jax.extend import core
 
 from marginalia.classes.rules import Reading, apply, in_one_piece, rule
-from marginalia.classes.value import Classed, Unclassed, align, in_full, nothing, spread
+from marginalia.classes.value import MOST_CODES, Classed, Unclassed, align, in_full, nothing, owned, spread
 from marginalia.classes.value import known as known_value
 from marginalia.jaxpr import constants
 from marginalia.jaxpr.calls import scan_counts
 from marginalia.rows.steps import Steps, flatten, needed
+
+ROOM = float(MOST_CODES)
+"""A class may be met so many times, and as many times the slope at 1e-308 is no number: going back, what is multiplied
+with slopes is smaller by this, and larger again afterwards. A power of two, so that no digit changes."""
 
 
 def inside(reading: Reading, program: Steps, inputs: Sequence[Classed]) -> list[Classed]:
@@ -127,8 +131,9 @@ def _custom_jvp(reading: Reading, equation: Any, values: list[Classed]) -> list[
 
     @function.defjvp
     def _(primals: Any, tangents: Any) -> Any:
-        pushed = pushed_of(primals, [tangents[i] for i in moving])
-        return function(*primals), [layout.holding(o, reading) for o, layout in zip(pushed, layouts, strict=True)]
+        pushed = pushed_of(primals, [tangents[i] * ROOM for i in moving])
+        held_in = [layout.holding(o, reading) for o, layout in zip(pushed, layouts, strict=True)]
+        return function(*primals), [x / ROOM for x in held_in]
 
     found = function(*[jnp.asarray(a) for a in arrays])
     return [layout.of(a) for layout, a in zip(layouts, found, strict=True)]
@@ -167,7 +172,7 @@ def _scan(reading: Reading, equation: Any, values: list[Classed]) -> list[Classe
         return in_one_piece(reading, equation, values)
     n_constants, n_carried = scan_counts(equation)
     given, carried = values[:n_constants], values[n_constants : n_constants + n_carried]
-    scanned = [_own_first(v, reading) for v in values[n_constants + n_carried :]]
+    scanned = [owned(v, 0, reading.joins) for v in values[n_constants + n_carried :]]
     program = flatten(equation.params["jaxpr"])
     length, reverse = int(equation.params["length"]), bool(equation.params["reverse"])
     layouts = [Layout(v) for v in carried]
@@ -222,24 +227,6 @@ def _scan(reading: Reading, equation: Any, values: list[Classed]) -> list[Classe
         own = ((0,) if length != 1 else ()) + tuple(a + 1 for a in layout.own)
         found.append(Classed(y if length != 1 else y[0], shape, own, codes))
     return found
-
-
-def _own_first(value: Classed, reading: Reading) -> Classed:
-    """The value with its first axis its own."""
-    if 0 in value.own or value.shape[0] == 1:
-        return value
-    rest = value.codes.shape[1:]
-
-    def compute() -> tuple[np.ndarray, np.ndarray]:
-        lines = value.codes.reshape(value.codes.shape[0], -1)
-        columns, which = np.unique(lines, axis=1, return_inverse=True)
-        codes = nothing(len(rest)) if columns.shape[1] == 1 else which.reshape(rest)
-        return np.broadcast_to(columns, (value.shape[0], columns.shape[1])), codes[None]
-
-    columns, codes = reading.joins.cached(("first", id(value.codes), value.shape[0]), compute, value.codes)
-    array = value.array[..., columns]  # (own..., first, classes)
-    array = np.moveaxis(array, -2, 0) if value.known else jnp.moveaxis(array, -2, 0)
-    return Classed(array, value.shape, (0, *value.own), codes)
 
 
 def _one_step(value: Classed) -> Layout:

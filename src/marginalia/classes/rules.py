@@ -21,6 +21,7 @@ from marginalia.classes.value import (
     known,
     merged,
     nothing,
+    owned,
     picked,
     shrunk,
     spread,
@@ -407,8 +408,11 @@ def _scatter_add(reading: Reading, equation: Any, values: list[Classed]) -> list
     inside = ((slots >= 0) & (slots < n)).all() and others == tuple(value.shape[a] for a in rest)
     if axis in value.own:
         value = merged(value, [axis], reading.joins)
-    if not inside or not set(value.varying) <= {axis}:
+    if not inside:
         return in_one_piece(reading, equation, values)
+    for other in value.varying:
+        if other != axis:
+            value = owned(value, other, reading.joins)
     classes = value.classes
 
     def compute() -> tuple[np.ndarray, np.ndarray]:

@@ -197,6 +197,29 @@ def _second_last(array: Any, place: int) -> Any:
     return array.transpose([*order[:-1], place, order[-1]])
 
 
+def owned(value: Classed, axis: int, joins: Joins) -> Classed:
+    """One axis as an own one, the others by classes still."""
+    if axis in value.own or value.shape[axis] == 1:
+        return value
+    n = value.shape[axis]
+    rest = tuple(1 if a == axis else m for a, m in enumerate(value.codes.shape))
+
+    def compute() -> tuple[np.ndarray, np.ndarray]:
+        lines = np.moveaxis(value.codes, axis, 0)
+        columns, which = np.unique(lines.reshape(len(lines), -1), axis=1, return_inverse=True)
+        codes = nothing(len(rest)) if columns.shape[1] == 1 else which.reshape(rest)
+        return np.broadcast_to(columns, (n, columns.shape[1])), codes
+
+    columns, codes = joins.cached(("owned", id(value.codes), axis, n), compute, value.codes)
+    array = picked(value.array, columns.reshape(-1)).reshape((*value.array.shape[:-1], *columns.shape))
+    own = tuple(sorted((*value.own, axis)))
+    place = own.index(axis)
+    if place != array.ndim - 2:
+        order = [i for i in range(array.ndim) if i != array.ndim - 2]
+        array = array.transpose([*order[:place], array.ndim - 2, *order[place:]])
+    return Classed(array, value.shape, own, codes)
+
+
 def spread(value: Classed) -> Classed:
     """The same with every axis its own."""
     varying = value.varying
