@@ -11,15 +11,12 @@ import numpy as np
 from jax.extend import core
 
 from marginalia.classes.rules import Reading, apply, in_one_piece, rule
-from marginalia.classes.value import MOST_CODES, Classed, Unclassed, align, in_full, nothing, owned, spread
+from marginalia.classes.value import Classed, Unclassed, align, in_full, nothing, owned, spread
 from marginalia.classes.value import known as known_value
 from marginalia.jaxpr import constants
 from marginalia.jaxpr.calls import scan_counts
+from marginalia.lanes.calls import ROOM
 from marginalia.rows.steps import Steps, flatten, needed
-
-ROOM = float(MOST_CODES)
-"""A class may be met so many times, and as many times the slope at 1e-308 is no number: going back, what is multiplied
-with slopes is smaller by this, and larger again afterwards. A power of two, so that no digit changes."""
 
 
 def inside(reading: Reading, program: Steps, inputs: Sequence[Classed]) -> list[Classed]:

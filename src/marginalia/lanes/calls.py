@@ -40,6 +40,11 @@ def custom_jvp(equation: Any, nodes: list[Node]) -> list[Node]:
     return [replace(o, known=k) for o, k in zip(outputs, known, strict=True)] if known else list(outputs)
 
 
+ROOM = 2.0**22
+"""A table may serve a million rows, and as many times the slope at 1e-308 is no number: going back, what is multiplied
+with slopes is smaller by this, and larger again afterwards. A power of two, so that no digit changes."""
+
+
 def _custom_jvp_tables(equation: Any, values: list[Value]) -> list[Value]:
     shapes: list[Value] = []
     inexact = [jnp.issubdtype(v.array.dtype, jnp.inexact) for v in values]
@@ -70,11 +75,11 @@ def _custom_jvp_tables(equation: Any, values: list[Value]) -> list[Value]:
 
         closed = jax.make_jaxpr(push)(avals, [avals[i] for i in moving])
         inputs = [replace(v, array=a, known=None) for v, a in zip(values, primals, strict=True)]
-        inputs += [replace(values[i], array=tangents[i], known=None) for i in moving]
+        inputs += [replace(values[i], array=tangents[i] * ROOM, known=None) for i in moving]
         outputs = read(closed, inputs)
         half = len(outputs) // 2
         primal_out = function(*primals)
-        return primal_out, [_like(o, s) for o, s in zip(outputs[half:], shapes, strict=True)]
+        return primal_out, [_like(o, s) / ROOM for o, s in zip(outputs[half:], shapes, strict=True)]
 
     arrays = function(*[jnp.asarray(v.array) for v in values])
     return [replace(s, array=a) for s, a in zip(shapes, arrays, strict=True)]
