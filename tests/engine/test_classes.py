@@ -38,7 +38,7 @@ def item_responses(p, y):
 
 def abundance(p, y):
     ways = gammaln(STATES + 1) - gammaln(y + 1.0) - gammaln(jnp.maximum(STATES - y, 0) + 1.0)
-    table = jnp.where(STATES >= y, ways + y * jnp.log(p["a"][0]) + (STATES - y) * jnp.log1p(-p["a"][0]), -jnp.inf)
+    table = jnp.where(y <= STATES, ways + y * jnp.log(p["a"][0]) + (STATES - y) * jnp.log1p(-p["a"][0]), -jnp.inf)
     rate = jnp.exp(p["b"][0] + 0.1 * jnp.arange(len(y)))
     return logsumexp(table.sum(-1) + STATES[..., 0] * jnp.log(rate) - rate, axis=0).sum()
 
