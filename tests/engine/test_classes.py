@@ -103,12 +103,8 @@ def impossible(p, y):
 
 
 FUNCTIONS = {
-    f: d
-    for f, d in [
-        (item_responses, BITS), (abundance, COUNTS), (entropies, BITS), (histories, HISTORIES), (backwards, BITS),
-        (groups, HISTORIES), (looked_up, BITS), (moved, COUNTS), (continuous, BITS), (chosen, BITS),
-        (impossible, COUNTS),
-    ]
+    item_responses: BITS, abundance: COUNTS, entropies: BITS, histories: HISTORIES, backwards: BITS, groups: HISTORIES,
+    looked_up: BITS, moved: COUNTS, continuous: BITS, chosen: BITS, impossible: COUNTS,
 }  # fmt: skip
 PARAMS = {"a": np.array([0.3, 0.6, 0.8]), "b": np.array([-0.4, 0.2, 0.9])}
 
