@@ -20,7 +20,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from scipy.special import logsumexp
 
-LIMIT = 2**14
+LIMIT = 2**16
 
 
 class Latent:

@@ -15,8 +15,12 @@ from marginalia.models import gaussian_mixture
 from zoo import CASES
 
 Y = np.array([-1.2, 0.4, 2.9, 0.1])
-# Found rightly: a discrete without children; one array observed whole at one site and in part at another.
-RIGHTLY = {"no_children": ["unreached"], "vstack_dot_cumsum": ["twice"]}
+# Found rightly: discretes without children; one array observed whole at one site and in part at another.
+RIGHTLY = {
+    "no_children": ["unreached"],
+    "counts_that_no_data_reach": ["unreached"] * 4,
+    "vstack_dot_cumsum": ["twice"],
+}
 # Many are alike and differ only in what they compute from one discrete: a few stand for them.
 ORDINARY = [name for name, case in CASES.items() if not case.quick] + ["reads_scan_carry", "reads_jit", "reads_while"]
 

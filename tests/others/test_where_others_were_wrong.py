@@ -358,10 +358,18 @@ def test_likelihood_and_states_are_those_of_the_same_draw(loaded):
             assert fit.marginal.log_density(params) + chosen == pytest.approx(joint, rel=1e-10)
 
 
-def test_switched_labels_are_shown_beside_the_relabelled(loaded):
+def test_switched_labels_are_shown_beside_the_relabelled():
     """ferx 1145: intervals from switched labels looked right most of the time; here raw R-hat stands beside."""
-    table = loaded[0].summary()
-    assert {"r_hat", "r_hat_raw"} <= set(table.columns)
+    y = np.repeat([-3.0, 3.0], 12) + np.random.default_rng(0).normal(size=24)
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]))
+        with numpyro.plate("row", len(y)):
+            z = numpyro.sample("z", dist.Bernoulli(0.5))
+            numpyro.sample("y", dist.Normal(mu[z], 1), obs=y)
+
+    fit = mg.fit(model, y, method=mg.Laplace(draws=500, starts=8), random_seed=1, progressbar=False)
+    assert {"r_hat", "r_hat_raw"} <= set(fit.summary().columns)
 
 
 def regimes(y, trial):
