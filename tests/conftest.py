@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dear import DEAR
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # The tests compile thousands of small programs and run each once or twice: compiling is what they cost.
@@ -29,6 +30,8 @@ def galaxies() -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests go to one worker, where what they share is made once; or a group of their own."""
     for item in items:
+        if f"{Path(item.location[0]).name}::{item.name}" in DEAR:
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(Path(item.location[0]).stem))
 

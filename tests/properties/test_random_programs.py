@@ -20,7 +20,7 @@ from laws import judge
 from marginalia.marginal.kernel import Kernel
 
 PROGRAMS = int(os.environ.get("MARGINALIA_PROGRAMS", "400"))
-FAST = 24
+FAST = 16
 """As many of them in `make test`, the rest in `make validate`."""
 PARTS = 8
 REFUSED: dict[int, str] = {}
