@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from dear import DEAR
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -1,6 +1,6 @@
 """Tests that `make test` leaves to `make validate`, since each takes seconds and a sister of it stays.
 
-By file and name, parameters included; measured alone on two quiet cores (`--durations`). What is dear in kind, whatever its
+By file and name, parameters included; measured on two quiet cores (`--durations`). What is dear in kind, whatever its
 time, is marked `slow` where it stands.
 """
 
