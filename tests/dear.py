@@ -1,7 +1,7 @@
 """Tests that `make test` leaves to `make validate`, since each takes seconds and a sister of it stays.
 
-By file and name, parameters included; measured on two quiet cores (`--durations`). What is dear in kind, whatever its
-time, is marked `slow` where it stands.
+By file and name, parameters included; measured on two quiet cores (`--durations`). What is dear in kind, whatever it
+takes, is marked `slow` where it stands.
 """
 
 DEAR = frozenset(
