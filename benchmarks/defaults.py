@@ -47,7 +47,7 @@ CASES = [
     ("items", 3),
     ("groups", 2),
 ]
-LONG = {"draws": 4000, "tune": 1500}  # a chain, of the run that answers are held against
+LONG = {"draws": 3000, "tune": 1000}  # a chain, of the run that answers are held against
 
 
 def table(name: str) -> np.ndarray:
@@ -194,7 +194,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="tables, separated by commas")
+    parser.add_argument("--only", default="", help="tables, separated by commas; the others' last rows are kept")
     parser.add_argument("--docs", action="store_true", help="write the table into docs/default-fits.md")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--long", action="store_true", help=argparse.SUPPRESS)
@@ -203,14 +203,14 @@ def main() -> None:
         print(json.dumps(_fit(chosen.one[0], int(chosen.one[1]), chosen.long)))
         return
     RESULTS.parent.mkdir(exist_ok=True)
-    wanted = [case for case in CASES if not chosen.only or case[0] in chosen.only.split(",")]
-    lines = []
-    with RESULTS.open("w") as kept:
-        for name, k in wanted:
-            row = _one(name, k)
-            kept.write(json.dumps(row) + "\n")
-            lines.append(_line(row))
-            print(lines[-1], flush=True)
+    before = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    rows = {(row["name"], row["k"]): row for row in map(json.loads, before)}
+    for name, k in CASES:
+        if not chosen.only or name in chosen.only.split(","):
+            rows[name, k] = _one(name, k)
+            RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+            print(_line(rows[name, k]), flush=True)
+    lines = [_line(rows[case]) for case in CASES if case in rows]
     if chosen.docs:
         before, _, rest = DOCS.read_text().partition("<!-- table -->")
         _, _, after = rest.partition("<!-- end of table -->")
