@@ -4,9 +4,10 @@
 2. Where there is a shape to propose from, and parameters are few, a thousand proposals of Laplace are
    tried: their Pareto k-hat and their efficiency say whether they would do.
 3. **Laplace**, if they fit (k-hat at most 0.7, at least a tenth as good as independent draws, and more than one
-   start agrees on the mode) and it pays: many data, so that a gradient is dear, or several modes, which
-   independent proposals visit in proportion to their mass, and a chain does not. The whole run is judged as any
-   other, its k-hat included; if anything is found, the choice goes on.
+   start agrees on the mode) and the data are many, so that a gradient is dear and the posterior nearly Gaussian. The
+   whole run is judged as any other, its k-hat included; where proposals are only too few, more are made. If anything
+   else is found, the choice goes on. With few data it is not taken: of eight seeds on the galaxies one had a k-hat of
+   less than 0.7 and a component's mean off by half its standard deviation, with nothing to be found in the draws.
 4. Else, with few data and few parameters, the **ensemble**: Hamiltonian chains tuned together, which run on until the
    judge is content, up to a stated number of draws. Where there are several modes, chains begin at each and jump
    between them (`jumps.py`). If anything is found, a draw that diverged for one, the choice goes on.
@@ -98,7 +99,7 @@ def run(
     measured = _measured(problem, weighed, tried)
     reasons: list[str] = []
     result = None
-    if proposal and tried and (many or some) and _fits(weighed, tried):
+    if proposal and tried and many and _fits(weighed, tried):
         result = _by_laplace(problem, options, weighed, proposal, tried, densities, rng, progress, checkpoint)
         if result is None:
             measured.append("Laplace did not pass the checks")
@@ -152,7 +153,8 @@ def _by_laplace(
         problem.reached.keep(result, REFUSED)
         doubt = check.doubt(problem.one_labelling(result.draws, result.stats["lp"]))
         draws *= MORE_POINTS
-        if not doubt.any or doubt.worst_rhat > HOPELESS_RHAT or draws > options.max_draws:
+        hopeless = doubt.worst_rhat > HOPELESS_RHAT or result.info["k_hat"] > laplace.SAFE_K
+        if not doubt.any or hopeless or draws > options.max_draws:
             return None
 
 
