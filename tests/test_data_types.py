@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
 import scipy.sparse
+from numpyro.contrib.control_flow import scan
 from scipy import stats
 from scipy.special import logsumexp
 
@@ -41,13 +44,43 @@ def test_narrow_types_are_computed_with_as_the_numbers_that_they_are(dtype):
         (np.ma.masked_array(REALS, mask=[0, 1, 0, 0, 0]), r"site 'y', row 1 .*a missing value"),
         (np.full(5, "2020-01-01", "M8[D]"), r"site 'y': the data are not numbers.*datetime64"),
         (REALS.astype(complex), r"site 'y': the data are not numbers.*complex128"),
+        (jnp.asarray(REALS.astype(np.complex64)), r"site 'y': the data are not numbers.*complex64"),
         (scipy.sparse.csr_array(REALS[:, None]), r"site 'y': the data are not numbers.*toarray"),
+        (list("abcde"), r"site 'y': the data are not numbers.*<U1"),
+        ([datetime.date(2020, 1, 1)] * 5, r"site 'y': the data are not numbers.*object"),
+        ([1j] * 5, r"site 'y': the data are not numbers.*complex128"),
+        ([None] * 5, r"site 'y': the data are not numbers.*object"),
+        ("abcde", r"site 'y': the data are not numbers.*<U5"),
     ],
-    ids=["masked", "dates", "complex", "sparse"],
+    ids=["masked", "dates", "complex", "jax complex", "sparse", "text", "days", "complex list", "none", "one text"],
 )
 def test_what_are_no_numbers_is_refused_at_its_site(y, words):
     with pytest.raises(mg.DataError, match=words):
         mg.marginalize(model, lambda z: dist.Normal(0.0, 1.0), y)
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (np.full(5, "2020-01-01", "M8[D]"), r"`scan` goes through: the data are not numbers.*datetime64"),
+        (scipy.sparse.csr_array(REALS[:, None]), r"`scan` goes through: the data are not numbers.*toarray"),
+        ([datetime.date(2020, 1, 1)] * 5, r"`scan` goes through: the data are not numbers.*object"),
+        (tuple(REALS.tolist()), r"`scan` goes through: a number has no steps.*np\.asarray"),
+        (REALS.astype(complex), r"site 'y': the data are not numbers.*complex128"),
+    ],
+    ids=["dates", "sparse", "days", "tuple", "complex"],
+)
+def test_what_a_loop_cannot_go_through_is_refused(y, words):
+    def loop(y):
+        def step(carry, value):
+            z = numpyro.sample("z", dist.Bernoulli(0.5))
+            numpyro.sample("y", dist.Normal(z, 1.0), obs=value)
+            return carry, None
+
+        scan(step, 0.0, y)
+
+    with pytest.raises(mg.DataError, match=words):
+        mg.marginalize(loop, y)
 
 
 def test_one_value_that_is_far_too_large_is_named():

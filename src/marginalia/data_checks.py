@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from marginalia.errors import DataError, ModelError, compose
@@ -92,17 +93,43 @@ def _numbers_from_objects(value: np.ndarray, name: str) -> np.ndarray:
 
 
 def check_numeric(name: str, value: Any) -> None:
-    """Refuse an observed value that is no array of real numbers: dates, complex numbers, a sparse matrix."""
-    dtype = getattr(value, "dtype", None)
+    """Refuse observed data that are not real numbers: dates, text, complex numbers, a sparse matrix."""
+    _refuse_no_numbers(f"site '{name}'", value, "real numbers", "cmMOUSV")
+
+
+def check_scanned(arrays: Any) -> None:
+    """Refuse what a `scan` is to go through where JAX cannot: data that are not numbers, or have no steps."""
+    where = "what a `scan` goes through"
+    for value in jax.tree.leaves(arrays):
+        _refuse_no_numbers(where, value, "arrays of numbers", "mMOUSV")
+        if not np.ndim(value):
+            raise DataError(
+                compose(
+                    "a number has no steps to go through",
+                    where=where,
+                    expected="arrays with an axis for the steps",
+                    got=f"a {type(value).__name__} (each entry of a list or tuple is taken as an array of its own)",
+                    remedy="make it one array with `np.asarray(...)`.",
+                )
+            )
+
+
+def _refuse_no_numbers(where: str, value: Any, expected: str, kinds: str) -> None:
+    """`kinds` are those of NumPy's types that are refused."""
     if hasattr(value, "toarray"):
         got, remedy = f"a {type(value).__name__}", "make it an array with .toarray()."
-    elif getattr(dtype, "kind", "f") in "mMcOUSV" and not hasattr(value, "aval"):
-        got, remedy = f"the type {dtype}", "convert it to numbers first (dates to days since the first, say)."
     else:
-        return
-    raise DataError(
-        compose("the data are not numbers", where=f"site '{name}'", expected="real numbers", got=got, remedy=remedy)
-    )
+        dtype = getattr(value, "dtype", None)
+        if dtype is None:
+            if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value)):
+                return
+            dtype = np.asarray(value).dtype
+        if isinstance(value, jax.Array):
+            kinds = kinds.replace("V", "")  # bfloat16 has it
+        if dtype.kind not in kinds:
+            return
+        got, remedy = f"the type {dtype}", "convert it to numbers first (dates to days since the first, say)."
+    raise DataError(compose("the data are not numbers", where=where, expected=expected, got=got, remedy=remedy))
 
 
 def check_observed(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.primitives import Messenger
 
+from marginalia.data_checks import check_scanned
 from marginalia.errors import Refusal, compose
 
 type Message = dict[str, Any]
@@ -67,6 +68,7 @@ class Steps(Messenger):
 
     def _enter(self, message: Message) -> None:
         body, initial, scanned, length, reverse = message["args"]
+        check_scanned(scanned)
         if length is None:
             length = jnp.shape(jax.tree.leaves(scanned)[0])[0]
 

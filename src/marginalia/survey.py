@@ -253,6 +253,9 @@ def cut_before(model: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping
         with reading(), Some(), handlers.trace() as trace, handlers.seed(rng_seed=0), Steps(placeholder):
             model(*args, **kwargs)
         sites = [site for site in trace.values() if site["type"] in ("sample", "deterministic")]
+        for site in sites:
+            if site["type"] == "sample" and site["is_observed"]:
+                check_numeric(site["name"], site["value"])
         densities = [site["fn"].log_prob(site["value"]) for site in sites if site["type"] == "sample"]
         return [jnp.asarray(x) for x in (*densities, *(site["value"] for site in sites))]
 
@@ -272,6 +275,7 @@ def _look(site: dict[str, Any], step: Any) -> tuple[dict[str, Any], dict[str, An
         return {"kind": "factor"}, {}
     base, mask = peel(fn)
     if site["is_observed"]:
+        check_numeric(site["name"], value)
         check_shape(site["name"], fn, tuple(np.shape(value)))
         facts: dict[str, Any] = {"kind": "observed", "fn_name": type(base).__name__, "support_text": str(base.support)}
         facts |= {"element_dim": base.event_dim, "masks": masks_of(fn)}
@@ -332,8 +336,6 @@ def _survey_site(
     if isinstance(fn, dist.Unit):
         sites[name] = {"kind": "factor"}
         return
-    if site["is_observed"]:
-        check_numeric(name, site["value"])
     shape = tuple(np.shape(site["value"]))
     event_dim = fn.event_dim
     facts = dict(about)
