@@ -2,26 +2,25 @@
 
 NumPyro keeps its handlers in one list for all threads, so that two programs read at the same time would see each
 other's sites. While a program is read, its thread has a list of its own; all other threads have NumPyro's, as ever.
+That list begins with the handlers that the thread itself has entered before, whatever other threads do at the time.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import numpyro
 from numpyro import primitives
 
+from marginalia.entered import entered_here
 from marginalia.parameters import Pending, checked_parameters
 from marginalia.shared import InPlace
 from marginalia.widths import WideLoops
 
-_NUMPYRO = str(Path(numpyro.__file__ or "").parent)
 _STACK = "_PYRO_STACK"
 """The name under which NumPyro's modules know their handlers."""
 
@@ -66,14 +65,39 @@ _of_thread = _OfThread(getattr(primitives, _STACK))
 @contextmanager
 def own_handlers() -> Iterator[None]:
     """Handlers of this thread alone. Those around the call hold for a program that is not read inside another."""
+    around = _handlers_around()
     with _stacks.wanted():
-        outermost = not _of_thread.stacks
-        around = list(_of_thread.shared) if outermost and _of_thread.shared and not _others_in_numpyro() else []
         _of_thread.stacks.append(around)
         try:
             yield
         finally:
             _of_thread.stacks.pop()
+
+
+def _handlers_around() -> list[Any]:
+    """The handlers that this thread has entered, and those it works under (see `Threads`); none inside a program."""
+    if _of_thread.stacks:
+        return []
+    own = [handler for handler in list(_of_thread.shared) if entered_here(handler)]
+    return [*getattr(_working_under, "handlers", ()), *own]
+
+
+_working_under = threading.local()
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads that work under the handlers of whoever gives them work: they may have to read his program."""
+
+    def submit[**P, T](self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return super().submit(_under, _handlers_around(), work, *args, **kwargs)
+
+
+def _under[**P, T](around: list[Any], work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    _working_under.handlers = around
+    try:
+        return work(*args, **kwargs)
+    finally:
+        del _working_under.handlers
 
 
 def _put(stack: Any) -> None:
@@ -83,17 +107,6 @@ def _put(stack: Any) -> None:
 
 
 _stacks = InPlace(lambda: _put(_of_thread), lambda: _put(_of_thread.shared))
-
-
-def _others_in_numpyro() -> bool:
-    """Whether another thread is inside NumPyro, so that the handlers that all share are not this thread's."""
-    for thread, at in sys._current_frames().items():
-        frame: FrameType | None = at if thread != threading.get_ident() else None
-        while frame is not None:
-            if frame.f_code.co_filename.startswith(_NUMPYRO):
-                return True
-            frame = frame.f_back
-    return False
 
 
 @contextmanager

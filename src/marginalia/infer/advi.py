@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -32,6 +31,7 @@ from marginalia.infer.result import Result, Variables
 from marginalia.infer.targets import AllRows, SomeRows, Target
 from marginalia.marginal.batches import make_batches
 from marginalia.precision import in_float64
+from marginalia.running import Threads
 
 START_STEPS = 500
 RATE = 0.05
@@ -75,7 +75,7 @@ def run(
         **_kept(problem, options, target),
     )
     clock = time.perf_counter()
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         # The ascent compiles while the starts run.
         compiling = pool.submit(in_float64(ascent.compile), guides.frame_at(np.zeros(size), None, options.family))
         # Where starts are looked for on some of the rows, the density of all is needed soon after.

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ from marginalia.infer.reached import REFUSED
 from marginalia.infer.result import Result
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
+from marginalia.running import Threads
 
 MOST_DIMENSIONS = 150  # independent proposals in more are mostly refused
 MOST_MOVED = 50  # parameters of the ensemble, whose metric is dense
@@ -79,7 +80,7 @@ def run(
     sampler = nuts.Sampler(problem, _nuts(options), MOST_WORK / problem.work)
     chains = _ensemble(options) if problem.dimension <= MOST_MOVED and not many else None
     problem.evaluator.follows = chains is not None
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         # What will most likely be needed compiles while the starts run.
         compiling: list[Future[Any]] = [pool.submit(in_float64(problem.evaluator.compile))]
         compiling += [pool.submit(in_float64(densities.compile))] if many and tries else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from marginalia.infer.checkpoint import leaves, rebuild
 from marginalia.infer.problem import workers
 from marginalia.precision import in_float64
+from marginalia.running import Threads
 
 type Piece = list[np.ndarray]
 
@@ -78,7 +79,7 @@ def advance(
     """
     held = chains.held
     run = in_float64(step)
-    with ThreadPoolExecutor(min(workers(), len(held))) as pool:
+    with Threads(min(workers(), len(held))) as pool:
         # One block of each chain is in the queue at any time, so the chains advance together.
         running: dict[Future[Any], int] = {
             pool.submit(run, *held[c]): c for c in range(len(held)) if len(held[c][1]) < blocks

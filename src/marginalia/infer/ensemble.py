@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from marginalia.infer.reached import UNJUDGED
 from marginalia.infer.result import Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
+from marginalia.running import Threads
 
 BLOCK = 25  # steps between two tellings of progress, or savings
 LARGEST_NESTED_RHAT = 1.01
@@ -45,7 +45,7 @@ def run(
 ) -> Result:
     """Draw from the posterior; what it raises, and what an interrupt does, are as in `nuts.run`."""
     stepper = Stepper(problem, options.tune, options.target_accept, BLOCK)
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         compiling = pool.submit(in_float64(stepper.compile))
         clock = time.perf_counter()
         weighed = search(problem, options.starts, rng, progress, checkpoint.part("modes"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marginalia.precision import in_float64
+from marginalia.running import Threads
 
 if TYPE_CHECKING:
     from marginalia.infer.problem import Problem
@@ -52,7 +52,7 @@ class Evaluator:
     def __init__(self, problem: Problem) -> None:
         self.follows = False
         self._problem = problem
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Threads | None = None
 
     def compile(self) -> Callable[..., Any]:
         """The program that evaluates points; traced and compiled here, if nobody did before, without running it."""
@@ -193,7 +193,7 @@ class Evaluator:
         pieces = [[array[i : i + part] for array in arrays] for i in range(0, count, part)]
         if not threads or len(pieces) == 1:
             return [act(*piece) for piece in pieces]
-        self._pool = self._pool or ThreadPoolExecutor(cores, thread_name_prefix="marginalia")
+        self._pool = self._pool or Threads(cores, thread_name_prefix="marginalia")
         jobs = [self._pool.submit(in_float64(act), *piece) for piece in pieces]
         try:
             return [job.result() for job in jobs]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ from marginalia.infer.reached import UNJUDGED
 from marginalia.infer.result import UNBOUNDED, Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
+from marginalia.running import Threads
 
 PILOT = 1000  # proposals that say where the chains begin, and how well the proposals fit
 FEWEST_DF = 5.0
@@ -102,7 +102,7 @@ def run(
             returned, and the findings say so.
     """
     densities = Densities(problem)
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         compiling = pool.submit(in_float64(densities.compile))
         clock = time.perf_counter()
         weighed = search(problem, options.starts, rng, progress, checkpoint.part("modes"))

@@ -42,7 +42,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +62,7 @@ from marginalia.infer.reached import UNJUDGED
 from marginalia.infer.result import Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
+from marginalia.running import Threads
 
 BLOCK = 50  # steps in one compiled call: between two of them there is progress and a chance to stop
 BETWEEN_JUMPS = 10  # steps between two jumps, where there are modes to jump between
@@ -103,7 +103,7 @@ def run(
             far are returned, and the findings say so.
     """
     sampler = Sampler(problem, options)
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         # The sampler compiles while the starts run.
         compiling = pool.submit(in_float64(sampler.compile))
         clock = time.perf_counter()

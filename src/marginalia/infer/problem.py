@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from marginalia.infer.evaluator import Evaluator
 from marginalia.infer.reached import Reached
 from marginalia.marginal.drawing import in_blocks, side_by_side
 from marginalia.precision import in_float64
+from marginalia.running import Threads
 
 ROUNDING = 1e-6
 OVERHEAD = 1000  # operations that a gradient of no data at all takes
@@ -166,7 +166,7 @@ def in_threads[T, R](function: Callable[[T], R], items: list[T]) -> Iterator[R]:
         yield inside(items[0])
     if len(items) < 2:
         return
-    pool = ThreadPoolExecutor(workers())
+    pool = Threads(workers())
     try:
         yield from pool.map(inside, items[1:])
     finally:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ from marginalia.infer.progress import Progress
 from marginalia.infer.reached import UNJUDGED, Cloud
 from marginalia.infer.result import Result
 from marginalia.precision import in_float64
+from marginalia.running import Threads
 
 TABLE_NUMBERS = 500_000  # numbers that one batch of points may fill
 LARGEST_BATCH = 64
@@ -127,7 +127,7 @@ def run(
         return runs
 
     progress.stage("from prior to posterior", PARTS)
-    with ThreadPoolExecutor(min(workers(), len(runs))) as pool:
+    with Threads(min(workers(), len(runs))) as pool:
         try:
             while not all(one.done for one in runs):
                 runs = list(pool.map(in_float64(mover.step), runs))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from marginalia.infer.reached import UNJUDGED
 from marginalia.infer.result import Result, stopped
 from marginalia.infer.search import search
 from marginalia.precision import in_float64
+from marginalia.running import Threads
 
 BLOCK = 50  # draws in one compiled call
 FIRST_LESSON = 2  # blocks before the shape is learned from the draws
@@ -89,7 +89,7 @@ def sample(
         number,
         jax.ShapeDtypeStruct((), np.int64),
     )
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         # The sampler compiles while the starts run.
         compiling = pool.submit(in_float64(lambda: jax.jit(blocked).lower(template, problem.data).compile()))
         weighed = search(problem, options.starts, rng, progress, checkpoint.part("modes"))
