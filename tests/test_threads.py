@@ -110,34 +110,6 @@ def test_handlers_are_those_of_the_thread_that_entered_them_wherever_the_others_
     assert not primitives._PYRO_STACK
 
 
-@pytest.mark.filterwarnings("ignore::marginalia.errors.MarginaliaWarning")  # so few steps are too few
-def test_threads_of_a_fit_work_under_the_handlers_of_who_calls():
-    """Called through a handler, so that the caller is inside NumPyro; a support of the program makes a thread read it.
-
-    The prior of the width, were it not conditioned there, would give other bounds.
-    """
-    readers = set()
-
-    def model(y: Any) -> None:
-        readers.add(threading.current_thread() is threading.main_thread())
-        low = numpyro.sample("low", dist.Normal(0, 1))
-        width = numpyro.sample("width", dist.LogNormal(0, 1))
-        high = numpyro.sample("high", dist.Uniform(low, low + width))
-        with numpyro.plate("rows", len(y)):
-            z = numpyro.sample("z", dist.Bernoulli(0.5))
-            numpyro.sample("y", dist.Normal(jnp.stack([low, high])[z], 1.0), obs=y)
-
-    def fitted() -> Any:
-        return mg.fit(model, Y, method=mg.ADVI(steps=50, draws=100), random_seed=0, progressbar=False)
-
-    fit = handlers.condition(fitted, data={"width": jnp.array(1e-3)})()
-    assert readers == {True, False}
-    assert set(fit.draws) == {"low", "high"}
-    widths = np.asarray(fit.draws["high"]) - np.asarray(fit.draws["low"])
-    assert widths.min() > 0
-    assert widths.max() < 1e-3
-
-
 def test_a_program_read_inside_another_keeps_its_sites_to_itself():
     inner = np.array(0.0)
 
