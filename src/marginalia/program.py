@@ -23,9 +23,10 @@ from marginalia.jaxpr.device import owned
 from marginalia.jaxpr.doubles import in_doubles
 from marginalia.jaxpr.known import known_values
 from marginalia.jaxpr.ranges import Maybe, Range, range_of_array
-from marginalia.jaxpr.slopes import with_finite_slopes
+from marginalia.jaxpr.slopes import ranges_of_outputs, with_finite_slopes
 from marginalia.lanes.bounds import current
 from marginalia.lax import Widened
+from marginalia.proper import is_proper, room
 from marginalia.running import running
 from marginalia.steps import Steps, given
 from marginalia.supports import log_prob as log_prob_inside
@@ -314,11 +315,12 @@ def _density(
     terms: list[tuple[str, str, tuple[int, ...], bool, bool]] = []
     scales: list[Any] = []
     inner: list[int] = []
+    rooms: list[int] = []  # terms of which there is a value only if an output, at the end, is not negative
 
     def run(params: list[Any], states: list[Any]) -> list[Any]:
         values = dict(zip([*latents, *discretes], [*params, *states], strict=True))
         sites = sites_looked_at(model, args, kwargs, values, certain)
-        outputs = []
+        outputs, spaces = [], []
         for name, site in sites.items():
             if site["type"] != "sample":
                 continue
@@ -332,20 +334,26 @@ def _density(
             # A latent's probabilities sum to no more than 1 unless they are masked.
             base, mask = peel(fn)
             probability = is_discrete(fn) and gives_probabilities(base) and (kind == "observed" or mask is None)
-            whole = kind == "discrete" and site["scale"] is None and _adds_to_one(fn)
+            whole = kind == "discrete" and site["scale"] is None and is_proper(fn)
+            if whole and (own_room := room(fn)) is not None:
+                rooms.append(len(terms))
+                spaces.append(own_room)
             terms.append((name, kind, tuple(np.shape(outputs[-1])), probability, whole))
             scales.append(site["scale"])
             # The axes of an event that is taken element by element come after those that a scale knows of.
             inner.append(site["about"]["events"])
         traced = [s for s in scales if isinstance(s, jax.core.Tracer)]
-        return [*outputs, *traced]
+        return [*outputs, *traced, *spaces]
 
     floats = [jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for s in latents.values()]
     whole = [jax.ShapeDtypeStruct(s.shape, jnp.result_type(int)) for s in discretes.values()]
     closed = jax.make_jaxpr(run)(floats, whole)
     extra = iter(known_values(closed)[len(terms) :])
+    ranges = _ranges_of_inputs(latents, discretes)
+    spaces = ranges_of_outputs(closed, ranges)[len(closed.jaxpr.outvars) - len(rooms) :] if rooms else []
+    empty = {i for i, r in zip(rooms, spaces, strict=True) if r is None or r.low < 0}
     found: list[Term] = []
-    for (name, kind, shape, counts, whole_), scale, axes in zip(terms, scales, inner, strict=True):
+    for i, ((name, kind, shape, counts, whole_), scale, axes) in enumerate(zip(terms, scales, inner, strict=True)):
         if isinstance(scale, jax.core.Tracer):
             lazy = next(extra)
             if lazy is None:
@@ -360,13 +368,19 @@ def _density(
             scale = lazy.get()
         own = np.asarray(1.0 if scale is None else scale)
         own = own.reshape((*own.shape, *(1,) * axes)) if own.ndim else own
-        found.append(Term(name, kind, shape, own, counts, whole_))
+        found.append(Term(name, kind, shape, own, counts, whole_ and i not in empty))
     if len(closed.jaxpr.outvars) > len(terms):
         whole_program = core.jaxpr_as_fun(closed)
         closed = jax.make_jaxpr(lambda *values: whole_program(*values)[: len(terms)])(*floats, *whole)
-    ranges: list[Maybe] = [_range_of_support(latent.support) for latent in latents.values()]
-    ranges += [range_of_array(discrete.values) for discrete in discretes.values()]
     return with_finite_slopes(in_doubles(closed), ranges), tuple(found)
+
+
+def _ranges_of_inputs(latents: dict[str, Latent], discretes: dict[str, Discrete]) -> list[Maybe]:
+    ranges: list[Maybe] = [_range_of_support(latent.support) for latent in latents.values()]
+    for discrete in discretes.values():
+        own = range_of_array(discrete.values)
+        ranges.append(Range(own.low, np.inf, own.low_open) if discrete.endless and own is not None else own)
+    return ranges
 
 
 def _range_of_support(support: Any) -> Range:
@@ -377,34 +391,6 @@ def _range_of_support(support: Any) -> Range:
         return Range(0.0, 1.0)
     low, high = getattr(support, "lower_bound", -np.inf), getattr(support, "upper_bound", np.inf)
     return Range(float(np.min(low)), float(np.max(high)))
-
-
-PROPER = (
-    dist.BernoulliProbs,
-    dist.BernoulliLogits,
-    dist.BinomialProbs,
-    dist.BinomialLogits,
-    dist.BetaBinomial,
-    dist.CategoricalLogits,
-    dist.DiscreteUniform,
-    dist.GammaPoisson,
-    dist.GeometricProbs,
-    dist.GeometricLogits,
-    dist.NegativeBinomial2,
-    dist.NegativeBinomialLogits,
-    dist.NegativeBinomialProbs,
-    dist.Poisson,
-    dist.ZeroInflatedPoisson,
-    dist.ZeroInflatedNegativeBinomial2,
-)
-"""Families whose probabilities add up to 1 at all parameters. Those of `CategoricalProbs` add up to what was given."""
-
-
-def _adds_to_one(fn: Any) -> bool:
-    fn, mask = peel(fn)
-    while isinstance(fn, dist.ExpandedDistribution):
-        fn = fn.base_dist
-    return mask is None and type(fn) in PROPER
 
 
 def seen_of(name: str, sites: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from jax.scipy.special import gammaln
+from jax.scipy.special import digamma, gammaln
 from numpyro import sample
 from numpyro.contrib.control_flow import scan
 
@@ -70,6 +70,14 @@ def where_minus_inf():
         z = sample("z", dist.Categorical(jnp.array([0.2, 0.3, 0.5])))
         q = jnp.where(z == 0, 0.0, jnp.where(z == 1, p, 1.0))
         numpyro.factor("f", jnp.where(COUNTS > 0, jnp.log(q), jnp.log1p(-q)) * r)
+
+
+@case(quick=True, a=-1.5, b=-0.5, c=0.0)
+def functions_that_go_on_below_their_poles():
+    a, b, c = (sample(name, dist.Normal(0, 2)) for name in "abc")
+    z = sample("z", dist.Bernoulli(0.3))
+    numpyro.factor("f", gammaln(a) + digamma(b) + jnp.sum(jnp.power(a, jnp.array([-2.0, -1.0, 3.0]))) + z * a * b)
+    numpyro.factor("g", jnp.sum(jnp.power(c, jnp.array([0.0, 1.0, 2.0]))) + z * c)
 
 
 @case(phi=0.4)

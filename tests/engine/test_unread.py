@@ -114,6 +114,29 @@ def test_only_a_distribution_that_is_whole_is_left_out():
         assert _reached(b=b) == ["a"], b.__name__
 
 
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda n: dist.DiscreteUniform(0, n - 1),
+        lambda n: dist.Binomial(n - 1, 0.4),
+        lambda n: dist.BetaBinomial(2.0, 3.0, n - 1),
+    ],
+)
+def test_a_state_under_which_a_count_has_no_value_is_impossible_though_no_data_reach_the_count(count):
+    def model(less):
+        a = numpyro.sample("a", dist.Normal(0.0, 2.0))
+        n = numpyro.sample("n", dist.Categorical(jnp.array([0.2, 0.3, 0.5])))
+        numpyro.sample("k", count(n + less))
+        numpyro.sample("y", dist.Normal(n + a, 1.0), obs=0.7)
+
+    for less, states in ((0, [1, 2]), (1, [0, 1, 2])):
+        marginal = mg.marginalize(model, less)
+        each = [np.log([0.2, 0.3, 0.5][n]) + stats.norm.logpdf(0.7, n + 0.3) for n in states]
+        expected = stats.norm.logpdf(0.3, 0.0, 2.0) + np.logaddexp.reduce(each)
+        assert float(marginal.log_density({"a": 0.3})) == pytest.approx(expected, rel=1e-12)
+        assert marginal.kernel.unread == (["k"] if less else [])
+
+
 def test_probabilities_that_do_not_add_up_to_one_count_as_they_are():
     def model():
         w = numpyro.sample("w", dist.Gamma(2.0, 1.0).expand([3]).to_event(1))

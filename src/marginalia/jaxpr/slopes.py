@@ -50,15 +50,21 @@ def _positive(x: Range) -> bool:
 
 
 _BELOW_ZERO = Pole(_positive, lambda x: x <= 0, 1.0)
+_GAMMA = Pole(_positive, lambda x: (x <= 0) & (x == jnp.floor(x)), 1.0)
 _UNIT = Pole(lambda x: x.above(-1.0) and x.below(1.0), lambda x: jnp.abs(x) >= 1, 0.0)
+
+def _no_power(x: Any, y: Any) -> Any:
+    """Where x ** y has no slope in x. Of a number below zero only whole powers are numbers."""
+    return ((x == 0) & (y < 1)) | ((x < 0) & (y != jnp.floor(y)))
+
 
 POLES: dict[str, Pole] = {
     "log": _BELOW_ZERO,
     "log2": _BELOW_ZERO,
     "sqrt": _BELOW_ZERO,
     "rsqrt": _BELOW_ZERO,
-    "lgamma": _BELOW_ZERO,
-    "digamma": _BELOW_ZERO,
+    "lgamma": _GAMMA,
+    "digamma": _GAMMA,
     "cbrt": Pole(lambda x: x.nonzero, lambda x: x == 0, 1.0),
     "log1p": Pole(lambda x: x.above(-1.0), lambda x: x <= -1, 0.0),
     "acos": _UNIT,
@@ -67,7 +73,7 @@ POLES: dict[str, Pole] = {
     "erf_inv": _UNIT,
     "acosh": Pole(lambda x: x.above(1.0), lambda x: x <= 1, 2.0),
     "div": Pole(lambda x, y: y.nonzero, lambda x, y: y == 0, 1.0),
-    "pow": Pole(lambda x, y: x.positive or y.low >= 1, lambda x, y: (x <= 0) & (y < 1), 1.0),
+    "pow": Pole(lambda x, y: x.positive or y.low >= 1, lambda x, y: _no_power(x, y), 1.0),
 }
 """Operations with poles of their slope inside what they are used on."""
 
@@ -94,6 +100,12 @@ def with_finite_slopes(closed: core.ClosedJaxpr, ranges: Sequence[Maybe]) -> cor
         return [h.array for h in _Reading().run_closed(closed, held)]
 
     return jax.make_jaxpr(rewritten)(*[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals])
+
+
+def ranges_of_outputs(closed: core.ClosedJaxpr, ranges: Sequence[Maybe]) -> list[Maybe]:
+    """Between which numbers each output lies; `ranges` are those of the inputs."""
+    inputs = [Held(None, r, False) for r in ranges]
+    return [h.range for h in _Reading(only_looking=True).run_closed(closed, inputs)]
 
 
 def _inexact(aval: Any) -> bool:
@@ -324,6 +336,8 @@ def _in_halves(equation: Any, inputs: list[Held]) -> Any:
                 bad = bad | ~jnp.isfinite(a)
         instead = 1.0 if pole is None else pole.instead
         cleaned = [jnp.where(bad, jnp.asarray(instead, a.dtype), a) if _inexact(a) else a for a in arrays]
+    if name == "pow":  # of a number below zero there is no slope in the power
+        cleaned[1] = jnp.where(cleaned[0] < 0, jax.lax.stop_gradient(cleaned[1]), cleaned[1])
     (good,) = constants.bind(equation.primitive, equation.params, *cleaned)
     return jnp.where(bad, whole, good)
 
