@@ -156,6 +156,23 @@ def test_the_marginal_of_a_plate_that_draws_is_a_program_for_numpyro() -> None:
     assert np.isclose(value, drawing_by_hand({"mu": np.array([-0.5, 1.5])}, Y), rtol=1e-5, atol=0)
 
 
+def mixture_with_replicates(y):
+    mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
+    with numpyro.plate("obs", len(y)):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Normal(mu[z], 1), obs=y)
+        numpyro.sample("later", dist.Poisson(1.0 + z))
+
+
+def test_batches_leave_out_what_no_data_reach() -> None:
+    batches = make_batches(mg.marginalize(mixture_with_replicates, Y), B)
+    mu, rows = np.array([-0.5, 1.5]), np.array([1, 5, 7, 2])
+    with jax.enable_x64(True):
+        value = batches.log_density({"mu": jnp.asarray(mu)}, rows, batches.data)
+    each = np.logaddexp(*(np.log(p) + stats.norm.logpdf(Y[rows], m) for p, m in zip((0.7, 0.3), mu, strict=True)))
+    assert np.isclose(value, N / B * each.sum() + stats.norm.logpdf(mu, 0, 3).sum(), rtol=1e-12, atol=0)
+
+
 def hidden_markov(y):
     mu = numpyro.sample("mu", dist.Normal(0, 3).expand([2]).to_event(1))
     with numpyro.plate("time", len(y)):

@@ -53,6 +53,7 @@ _BELOW_ZERO = Pole(_positive, lambda x: x <= 0, 1.0)
 _GAMMA = Pole(_positive, lambda x: (x <= 0) & (x == jnp.floor(x)), 1.0)
 _UNIT = Pole(lambda x: x.above(-1.0) and x.below(1.0), lambda x: jnp.abs(x) >= 1, 0.0)
 
+
 def _no_power(x: Any, y: Any) -> Any:
     """Where x ** y has no slope in x. Of a number below zero only whole powers are numbers."""
     return ((x == 0) & (y < 1)) | ((x < 0) & (y != jnp.floor(y)))

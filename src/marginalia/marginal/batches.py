@@ -22,6 +22,7 @@ from marginalia.errors import MarginaliaError, Refusal, compose
 from marginalia.jaxpr.reads import dependencies, live_equations
 from marginalia.lanes.bounds import under
 from marginalia.marginal.kernel import Kernel
+from marginalia.marginal.unread import without_unread
 from marginalia.precision import float64
 from marginalia.program import Program, Term, read
 from marginalia.tracing import OnRows
@@ -155,7 +156,7 @@ def _read_part(program: Program, batch: int) -> tuple[int, np.ndarray, Program]:
             lambda leaf: np.asarray(leaf)[chosen] if _has_rows(leaf, size) else leaf, (args, kwargs)
         )
     try:
-        return size, chosen, read(model, args, kwargs)
+        return size, chosen, without_unread(read(model, args, kwargs))
     except (MarginaliaError, TypeError, ValueError, IndexError) as error:
         raise _refuse(
             f"it cannot be read on {batch} of its {size} rows",

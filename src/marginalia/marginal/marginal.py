@@ -309,6 +309,8 @@ class Marginal:
         """
         program, kernel = self.program, self.kernel
         names = set(program.latents)
+        # Not those that handlers around add: NumPyro's log |det J| of a latent in unconstrained space, a factor.
+        summed = {term.name for term in program.terms} - names
 
         def choose(site: dict[str, Any]) -> Any:
             discrete = program.discretes.get(site["name"])
@@ -320,7 +322,7 @@ class Marginal:
             return jnp.full(discrete.shape, discrete.values[0])
 
         def marginal() -> None:
-            hidden = handlers.block(hide_fn=lambda s: s["type"] == "sample" and s["name"] not in names)
+            hidden = handlers.block(hide_fn=lambda s: s["type"] == "sample" and s["name"] in summed)
             with (
                 checked_parameters(),
                 WideLoops(),
