@@ -6,7 +6,6 @@ Importing it sets nothing and loads no JAX; each public name is loaded when it i
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 from marginalia.errors import DataError, FitError, MarginaliaError, ModelError, OptionError, Refusal
@@ -77,10 +76,6 @@ _HOMES = {
     "marginalize": "marginalia.marginal",
     "verify": "marginalia.marginal",
 }
-
-
-if "numpyro.primitives" in sys.modules:  # before a thread may enter a handler
-    importlib.import_module("marginalia.entered")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,9 @@
 """Which thread has entered a handler.
 
 The list of handlers that all threads share does not say, and nothing else does: the thread may be anywhere in its own
-code meanwhile. So handlers note it, from when this is imported, which `import marginalia` does where NumPyro is already
-there. One that was entered before counts as entered by whoever asks.
+code meanwhile. So handlers note it, from when this module is imported: when marginalia first reads a program, never by
+`import marginalia`. One that was entered before counts as entered by whoever asks. Nothing else about NumPyro's handlers
+changes.
 """
 
 from __future__ import annotations
