@@ -18,7 +18,7 @@ from numpyro import handlers, primitives
 from numpyro.distributions.distribution import COERCIONS
 
 import marginalia as mg
-import marginalia.entered  # noqa: F401  (handlers note their thread from here on)
+import marginalia.entered
 
 Y = np.array([-3.1, -2.7, 2.9, 3.3, 2.8, -3.4])
 

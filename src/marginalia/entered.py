@@ -2,8 +2,7 @@
 
 The list of handlers that all threads share does not say, and nothing else does: the thread may be anywhere in its own
 code meanwhile. So handlers note it, from when this module is imported: when marginalia first reads a program, never by
-`import marginalia`. One that was entered before counts as entered by whoever asks. Nothing else about NumPyro's handlers
-changes.
+`import marginalia`. One that was entered before counts as entered by whoever asks. Nothing else changes about NumPyro.
 """
 
 from __future__ import annotations
