@@ -204,3 +204,12 @@ FAR: dict[Any, float] = {
 @pytest.mark.parametrize("model", FAR, ids=lambda m: m.__name__)
 def test_what_several_discretes_have_far_away_is_found(model: Any) -> None:
     close(mg.marginalize(model).log_density({}), FAR[model], "log density")
+
+
+def test_values_that_are_needed_and_cannot_be_held_are_refused_in_words():
+    def model():
+        k = numpyro.sample("k", dist.Poisson(5.0).expand([2]))
+        numpyro.sample("y", dist.Normal(jnp.max(k), 1.0), obs=60.0)
+
+    with mg.limits(max_states=64 * 64), pytest.raises(mg.Refusal, match=r"cannot be held"):
+        mg.marginalize(model).log_density({})

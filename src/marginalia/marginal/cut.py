@@ -72,13 +72,17 @@ class Cuts:
 
     def refusal(self, why: str) -> Refusal:
         """In words: no cut is wide enough."""
-        name, lost = next((n, x) for n, x in self.lost.items() if not x.accepted(self.most))
+        widest = max(self.lost.items(), key=lambda item: item[1].kept)
+        name, lost = next(((n, x) for n, x in self.lost.items() if not x.accepted(self.most)), widest)
+        # Enough values would do, but cannot be held.
+        proved = lost.accepted(self.most)
+        got = "a sum that cannot be held" if proved else lost.words(self.most)
         return Refusal(
             compose(
                 "the sum over this discrete without a largest value cannot be cut where enough is kept",
                 where=f"site '{name}'",
                 expected=f"a proof that at most {self.most:.0e} of the sum is lost (max_lost)",
-                got=f"{lost.words(self.most)}, with its first {lost.kept} values kept; {why}",
+                got=f"{got}, with its first {lost.kept} values kept; {why}",
                 remedy="where you know that no larger value matters, say so: `with mg.limits(up_to=500): ...` sums the "
                 "values up to 500 and no others (`up_to={'"
                 + name
