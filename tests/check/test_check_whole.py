@@ -25,7 +25,10 @@ RIGHTLY = {
 ORDINARY = [name for name, case in CASES.items() if not case.quick] + ["reads_scan_carry", "reads_jit", "reads_while"]
 
 
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if i % 2 and n not in RIGHTLY else ()) for i, n in enumerate(ORDINARY)],
+)
 def test_ordinary_models(name: str) -> None:
     case = CASES[name]
     findings = mg.check(case.model, *case.args)

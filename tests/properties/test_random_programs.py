@@ -23,6 +23,7 @@ PROGRAMS = int(os.environ.get("MARGINALIA_PROGRAMS", "400"))
 FAST = 16
 """As many of them in `make test`, the rest in `make validate`."""
 PARTS = 8
+FAST_PARTS = 2  # so that each has enough programs to say how many are exact
 REFUSED: dict[int, str] = {}
 """Programs among these that are refused though brute force can do them, with the reason; at most 2 %."""
 
@@ -30,19 +31,20 @@ REFUSED: dict[int, str] = {}
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-each_part = pytest.mark.parametrize(
-    "part", [pytest.param(p, marks=pytest.mark.xdist_group(f"random programs {p}")) for p in range(PARTS)]
-)
+def each_of(parts: int) -> pytest.MarkDecorator:
+    """Parts that may run side by side."""
+    marked = [pytest.param(p, marks=pytest.mark.xdist_group(f"random programs {p}")) for p in range(parts)]
+    return pytest.mark.parametrize("part", marked)
 
 
-@each_part
+@each_of(FAST_PARTS)
 def test_random_programs_are_exact_or_refused(part: int, record_property: Callable[[str, object], None]) -> None:
     """Density, gradient, marginals, mode and log-likelihood of programs that nobody thought of."""
-    _are_exact_or_refused(range(part, FAST, PARTS), record_property)
+    _are_exact_or_refused(range(part, FAST, FAST_PARTS), record_property)
 
 
 @pytest.mark.slow
-@each_part
+@each_of(PARTS)
 def test_more_random_programs_are_exact_or_refused(part: int, record_property: Callable[[str, object], None]) -> None:
     """The same of more programs."""
     _are_exact_or_refused(range(FAST + part, PROGRAMS, PARTS), record_property)
