@@ -49,7 +49,7 @@ from marginalia.running import Threads
 
 MOST_DIMENSIONS = 150  # independent proposals in more are mostly refused
 MOST_MOVED = 50  # parameters of the ensemble, whose metric is dense
-MOST_WORK = 3e10  # operations, gradients times the work of one, that SMC or a prolonged NUTS may take: half a minute
+MOST_WORK = 1.5e10  # operations, gradients times the work of one, that SMC or a prolonged NUTS may take: some 15 s
 LEAST_EFFICIENCY = 0.1
 USUAL_EFFICIENCY = 0.25  # below it, more proposals are made, to give as many effective draws
 MORE_POINTS = 4  # times as many, where SMC's points or Laplace's proposals were too few
